@@ -20,8 +20,8 @@ from typing import Any, Literal, TypeAlias
 import cloudpickle
 import pytest
 
-from .._dispatch import hold, release
-from ..runner import TaskRunner
+from turnout._dispatch import hold, release
+from turnout.runner import TaskRunner
 
 __all__ = ["TIME_LIMIT", "Conformance", "Declare", "Signals", "run_script", "runner_expression", "time_limit"]
 
@@ -55,29 +55,29 @@ class Conformance(abc.ABC):
 
     @pytest.fixture
     def runner(self, request: pytest.FixtureRequest) -> TaskRunner:
-        """A runner with two slots, whose backend stays up for the whole class."""
+        """Return a runner with two slots, whose backend stays up for the whole class."""
         return self._held(request, 2)
 
     @pytest.fixture
     def one_slot(self, request: pytest.FixtureRequest) -> TaskRunner:
-        """A runner with one slot, whose backend stays up for the whole class."""
+        """Return a runner with one slot, whose backend stays up for the whole class."""
         return self._held(request, 1)
 
     @pytest.fixture
     def fresh_runner(self) -> TaskRunner:
-        """A runner with two slots that nothing has started yet."""
+        """Return a runner with two slots that nothing has started yet."""
         return self.make_runner(2)
 
     @pytest.fixture
     def signals(self, tmp_path: Path) -> Signals:
-        """Signals of this test's own."""
+        """Return signals of this test's own."""
         directory = tmp_path / "signals"
         directory.mkdir()
         return Signals(str(directory))
 
     @pytest.fixture
     def declared(self, record_property: Callable[[str, object], None]) -> Declare:
-        """Tells the report that a behaviour was tested as a declared lack; see :data:`Declare`."""
+        """Return a function to tell the report that a declared lack was tested; see :data:`Declare`."""
         return functools.partial(record_property, "declared")
 
     def _held(self, request: pytest.FixtureRequest, slots: int) -> TaskRunner:
