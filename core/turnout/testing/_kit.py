@@ -19,7 +19,6 @@ from typing import Any, Literal, TypeAlias
 
 import cloudpickle
 import pytest
-
 from turnout._dispatch import hold, release
 from turnout.runner import TaskRunner
 
