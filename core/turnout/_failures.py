@@ -1,0 +1,408 @@
+"""How exceptions travel: type, arguments, attributes, notes, causes, contexts, groups and tracebacks.
+
+Pickle alone loses half of that, and calls ``__init__`` with arguments that it may not take. Here each exception that is
+reachable from the one at hand becomes one record; references between records are numbers, so cycles and chains of any
+length are fine, and an exception that is met twice stays one object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import io
+import pickle
+import sys
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple, NoReturn
+
+from ._serialization import PLAIN_TYPES, PROTOCOL, Pickler, explain, reference_of
+from ._tracebacks import Frame, frames_of, listing, rebuilt, without_own_frames
+from .errors import SerializationError
+
+__all__ = ["decode", "encode", "without_own_frames"]
+
+
+class _Record(NamedTuple):
+    """One exception, in values that any pickler takes."""
+
+    module: str
+    name: str
+    by_value: bytes | None
+    """The class itself, where module and name don't lead to it on another machine."""
+    text: str
+    """What ``str`` gives, for the case that the class can't be had where this is decoded."""
+    values: tuple[Any, ...] | bytes
+    """``args``, members and ``__dict__``; pickled where they hold more than plain values."""
+    reduced: bytes | None
+    """What the class's own ``__reduce__`` gave, pickled."""
+    needs: tuple[int, ...]
+    """The exceptions that have to be there before this one can be made."""
+    group: tuple[str, tuple[int, ...]] | None
+    """The message and the members of an exception group."""
+    frames: tuple[Frame, ...]
+    cause: int | None
+    context: int | None
+    suppress_context: bool
+
+
+class _Shape(NamedTuple):
+    """What there is to know about a class of exceptions."""
+
+    members: dict[str, Any]
+    """Descriptors of what is kept outside of ``__dict__``: by C code, or in ``__slots__``."""
+    new: Callable[..., Any]
+    """The ``__new__`` of its C base, which takes any class below it and no arguments."""
+    reduces: bool
+    """The class says by itself, in Python, how it is pickled."""
+
+
+def encode(error: BaseException, what: str = "the task") -> Any:
+    """Return an exception, and all those that it refers to, as nested tuples that any pickler takes.
+
+    Parameters
+    ----------
+    error
+        The exception, with its traceback.
+    what
+        Who raised it, such as ``"task 'load-0'"``; for the text of the error below.
+
+    Raises
+    ------
+    SerializationError
+        If an argument or attribute can't be pickled. The text names it, and holds the original traceback.
+
+    Examples
+    --------
+    >>> decode(encode(ValueError("x")))
+    ValueError('x')
+    """
+    return _Encoder(error, what).records()
+
+
+def decode(encoded: Any) -> BaseException:
+    """Return the exception that was encoded.
+
+    Never raises: where a class can't be had in this process, a :class:`SerializationError` with the original type,
+    text and traceback stands in its place.
+    """
+    return _Decoder(encoded).root()
+
+
+class _Encoder:
+    """Walks from one exception to all that it refers to, without recursion: chains may be thousands long."""
+
+    def __init__(self, error: BaseException, what: str) -> None:
+        self._what = what
+        self._errors = [error]
+        self._index = {id(error): 0}
+        self._paths: list[tuple[int, str]] = [(0, "error")]
+
+    def records(self) -> tuple[tuple[Any, ...], ...]:
+        # The list grows while it is walked over.
+        return tuple(tuple(self._record(index, error)) for index, error in enumerate(self._errors))
+
+    def reference(self, owner: int, error: BaseException, step: str) -> int:
+        index = self._index.setdefault(id(error), len(self._errors))
+        if index == len(self._errors):
+            self._errors.append(error)
+            self._paths.append((owner, step))
+        return index
+
+    def _record(self, index: int, error: BaseException) -> _Record:
+        module, name, by_value = self._class(index, type(error))
+        shape = _shape(type(error))
+        reduced, needs = self._reduced(index, error) if shape.reduces else (None, ())
+        group = self._group(index, error)
+        return _Record(
+            module=module,
+            name=name,
+            by_value=by_value,
+            text="" if module == "builtins" else _text(error),
+            values=self._values(index, error, shape, required=reduced is None),
+            reduced=reduced,
+            needs=needs if group is None else (*needs, *group[1]),
+            group=group,
+            frames=tuple(frames_of(_get(error, "__traceback__"))),
+            cause=self._optional(index, error, "__cause__"),
+            context=self._optional(index, error, "__context__"),
+            suppress_context=_get(error, "__suppress_context__"),
+        )
+
+    def _class(self, index: int, cls: type[BaseException]) -> tuple[str, str, bytes | None]:
+        reference = reference_of(cls)
+        if reference is not None:
+            return (*reference, None)
+        try:
+            by_value, _ = self._pickled(index, cls)
+        except Exception as error:
+            self._refuse(index, error, cls)
+        return cls.__module__, cls.__qualname__, by_value
+
+    def _values(self, index: int, error: BaseException, shape: _Shape, required: bool) -> tuple[Any, ...] | bytes:
+        members = dict(_members(error, shape))
+        values = (_get(error, "args"), members, vars(error))
+        if all(
+            type(value) in PLAIN_TYPES for part in (values[0], members.values(), values[2].values()) for value in part
+        ):
+            return (values[0], tuple(members.items()), tuple(values[2].items()))
+        try:
+            return self._pickled(index, values)[0]
+        except Exception as problem:
+            if not required:
+                return ((_text(error),), (), ())
+            self._refuse(index, problem, error)
+
+    def _reduced(self, index: int, error: BaseException) -> tuple[bytes | None, tuple[int, ...]]:
+        try:
+            return self._pickled(index, error)
+        except Exception:
+            # Then the exception is rebuilt from its parts.
+            return None, ()
+
+    def _group(self, index: int, error: BaseException) -> tuple[str, tuple[int, ...]] | None:
+        if not isinstance(error, BaseExceptionGroup):
+            return None
+        members = enumerate(error.exceptions)
+        return error.message, tuple(self.reference(index, member, f"exceptions[{at}]") for at, member in members)
+
+    def _optional(self, index: int, error: BaseException, name: str) -> int | None:
+        other = _get(error, name)
+        return None if other is None else self.reference(index, other, name)
+
+    def _pickled(self, index: int, value: Any) -> tuple[bytes, tuple[int, ...]]:
+        stream = io.BytesIO()
+        pickler = _FailurePickler(stream, self, index, value)
+        pickler.dump(value)
+        return stream.getvalue(), tuple(pickler.met)
+
+    def _refuse(self, index: int, problem: Exception, part: Any) -> NoReturn:
+        error = self._errors[index]
+        name = type(error).__qualname__
+        found = explain(part, problem, f"The exception {name} raised by {self._what}", self._path(index))
+        refusal = SerializationError(f"{found} The original exception:\n\n{_report(self._errors[0])}")
+        try:
+            raise refusal
+        finally:
+            # Otherwise the exception that can't travel would come along as the context of this one.
+            refusal.__context__ = None
+
+    def _path(self, index: int) -> str:
+        steps: list[str] = []
+        while index:
+            index, step = self._paths[index]
+            steps.append(step)
+        return ".".join(["error", *(reversed(steps) if len(steps) <= 5 else ("...", steps[0]))])
+
+
+class _FailurePickler(Pickler):
+    """Pickles values of one exception; the exceptions among them become references to records."""
+
+    def __init__(self, stream: io.BytesIO, encoder: _Encoder, owner: int, root: Any) -> None:
+        super().__init__(stream, PROTOCOL)
+        self.met: list[int] = []
+        self._encoder = encoder
+        self._owner = owner
+        self._root = root
+
+    def persistent_id(self, obj: Any) -> int | None:
+        if not isinstance(obj, BaseException) or obj is self._root:
+            return None
+        index = self._encoder.reference(self._owner, obj, f"({type(obj).__name__})")
+        self.met.append(index)
+        return index
+
+
+class _Decoder:
+    """Makes all exceptions first, and fills them then, since they may refer to each other in circles."""
+
+    def __init__(self, encoded: Any) -> None:
+        self._records = [_Record._make(fields) for fields in encoded]
+        self._errors: list[BaseException | None] = [None] * len(self._records)
+        # Those still to be filled with their values: made without their class's own words.
+        self._bare: set[int] = set()
+
+    def root(self) -> BaseException:
+        for index in range(len(self._records)):
+            self._make_with_needs(index)
+        for index, record in enumerate(self._records):
+            self._fill(record, self.error(index), index in self._bare)
+        return self.error(0)
+
+    def error(self, index: int) -> BaseException:
+        error = self._errors[index]
+        if error is None:
+            raise LookupError("an exception that needs itself to be made")
+        return error
+
+    def _make_with_needs(self, first: int) -> None:
+        stack, begun = [first], set[int]()
+        while stack:
+            index = stack[-1]
+            needs = [need for need in self._records[index].needs if self._errors[need] is None and need not in begun]
+            if needs and index not in begun:
+                begun.add(index)
+                stack += needs
+            else:
+                if self._errors[index] is None:
+                    self._errors[index] = self._made(index, self._records[index])
+                stack.pop()
+
+    def _made(self, index: int, record: _Record) -> BaseException:
+        try:
+            if record.reduced is not None:
+                error = self._made_by_class(record.reduced)
+                if error is not None:
+                    return error
+            cls = self._class(record)
+            error = self._bare_error(cls, record)
+        except Exception as problem:
+            return _stand_in(record, problem)
+        self._bare.add(index)
+        return error
+
+    def _made_by_class(self, reduced: bytes) -> BaseException | None:
+        try:
+            error = self._loaded(reduced)
+        except Exception:
+            return None
+        return error if isinstance(error, BaseException) else None
+
+    def _class(self, record: _Record) -> type[BaseException]:
+        if record.by_value is not None:
+            cls = self._loaded(record.by_value)
+        else:
+            module = sys.modules.get(record.module) or importlib.import_module(record.module)
+            cls = functools.reduce(getattr, record.name.split("."), module)
+        if not (isinstance(cls, type) and issubclass(cls, BaseException)):
+            raise TypeError(f"{record.module}.{record.name} is no class of exceptions")
+        return cls
+
+    def _bare_error(self, cls: type[BaseException], record: _Record) -> BaseException:
+        new = _shape(cls).new
+        if record.group is None:
+            error = new(cls)
+        else:
+            message, members = record.group
+            error = new(cls, message, [self.error(member) for member in members])
+        assert isinstance(error, BaseException)
+        return error
+
+    def _loaded(self, blob: bytes) -> Any:
+        return _FailureUnpickler(io.BytesIO(blob), self).load()
+
+    def _fill(self, record: _Record, error: BaseException, bare: bool) -> None:
+        if bare:
+            self._fill_values(record, error)
+        _set(error, "__traceback__", rebuilt(record.frames))
+        _set(error, "__cause__", None if record.cause is None else self.error(record.cause))
+        _set(error, "__context__", None if record.context is None else self.error(record.context))
+        _set(error, "__suppress_context__", record.suppress_context)
+
+    def _fill_values(self, record: _Record, error: BaseException) -> None:
+        values = record.values
+        try:
+            arguments, members, attributes = self._loaded(values) if isinstance(values, bytes) else values
+        except Exception as problem:
+            _set(error, "args", (record.text,))
+            error.add_note(f"Its arguments and attributes can't be loaded here: {type(problem).__name__}: {problem}")
+            return
+        _set(error, "args", arguments)
+        vars(error).update(attributes)
+        descriptors = _shape(type(error)).members
+        for name, value in dict(members).items():
+            _set_member(descriptors.get(name), error, value)
+
+
+class _FailureUnpickler(pickle.Unpickler):
+    def __init__(self, stream: io.BytesIO, decoder: _Decoder) -> None:
+        super().__init__(stream)
+        self._decoder = decoder
+
+    def persistent_load(self, pid: int) -> BaseException:
+        return self._decoder.error(pid)
+
+
+def _studied(cls: Any) -> _Shape:
+    members: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        members |= {name: found for name, found in vars(base).items() if _is_member(name, found)}
+    makers = (vars(base).get("__new__") for base in cls.__mro__)
+    new = next(maker for maker in makers if isinstance(maker, types.BuiltinMethodType))
+    return _Shape(members, new, any(_in_python(cls, name) for name in ("__reduce__", "__reduce_ex__", "__setstate__")))
+
+
+_shape: Callable[[Any], _Shape] = functools.lru_cache(maxsize=256)(_studied)
+
+
+def _is_member(name: str, found: object) -> bool:
+    if name == "args" or (name.startswith("__") and name.endswith("__")):
+        return False
+    return isinstance(found, types.MemberDescriptorType | types.GetSetDescriptorType)
+
+
+def _in_python(cls: type, name: str) -> bool:
+    return isinstance(getattr(cls, name, None), types.FunctionType)
+
+
+def _members(error: BaseException, shape: _Shape) -> Iterator[tuple[str, Any]]:
+    for name, descriptor in shape.members.items():
+        # The object whose attribute is missing may be anything, of any size; Python's own pickling leaves it out too.
+        if descriptor is _ATTRIBUTE_OWNER or descriptor.__objclass__ is BaseExceptionGroup:
+            continue
+        try:
+            yield name, descriptor.__get__(error)
+        except Exception:
+            # Not set.
+            continue
+
+
+_ATTRIBUTE_OWNER: Final = vars(AttributeError)["obj"]
+
+
+def _set_member(descriptor: Any, error: BaseException, value: Any) -> None:
+    # OSError tells a file name that is None from one that is not there, which reads as None too.
+    with contextlib.suppress(Exception):
+        if descriptor.__get__(error) is value:
+            return
+    # Read-only, or gone in this version of the class: its other parts matter more.
+    with contextlib.suppress(Exception):
+        descriptor.__set__(error, value)
+
+
+def _get(error: BaseException, name: str) -> Any:
+    # Past whatever the class itself makes of the name.
+    return vars(BaseException)[name].__get__(error)
+
+
+def _set(error: BaseException, name: str, value: Any) -> None:
+    # Past __setattr__, which frozen dataclasses forbid.
+    vars(BaseException)[name].__set__(error, value)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "<its text can't be had>"
+
+
+def _report(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:
+        return f"{type(error).__qualname__}: {_text(error)}"
+
+
+def _stand_in(record: _Record, problem: Exception) -> SerializationError:
+    values = record.values
+    text = record.text or (", ".join(map(str, values[0])) if isinstance(values, tuple) else "")
+    frames = listing(record.frames)
+    return SerializationError(
+        f"The exception {record.module}.{record.name} can't be rebuilt in this process "
+        f"({type(problem).__name__}: {problem}). Make its class importable here, or send its code along with "
+        "cloudpickle.register_pickle_by_value(module). The original exception:\n\n"
+        f"Traceback (most recent call last):\n{frames}{record.module}.{record.name}: {text}"
+    )

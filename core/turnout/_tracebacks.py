@@ -1,0 +1,90 @@
+"""Tracebacks that travel, and tracebacks without Turnout's own frames."""
+
+from __future__ import annotations
+
+import functools
+import traceback
+import types
+from collections.abc import Iterator
+from typing import Any, Final, TypeAlias
+
+from .errors import TurnoutError
+
+__all__ = ["Frame", "frames_of", "listing", "rebuilt", "without_own_frames"]
+
+Frame: TypeAlias = tuple[str, str, int]
+"""File name, name of the function, line."""
+
+_OWN_PACKAGES: Final = frozenset({"turnout", "turnout_runners"})
+
+
+def frames_of(walked: types.TracebackType | None) -> Iterator[Frame]:
+    """Yield what is worth keeping of each frame, the outermost first."""
+    while walked is not None:
+        code = walked.tb_frame.f_code
+        yield code.co_filename, code.co_name, walked.tb_lineno
+        walked = walked.tb_next
+
+
+def rebuilt(frames: tuple[Frame, ...]) -> types.TracebackType | None:
+    """Return a real traceback over frames that never ran, the way of tblib and jinja.
+
+    Python prints it as it prints any other, with source lines where the files can be read.
+    """
+    made = None
+    for filename, name, line in reversed(frames):
+        # Instruction -1 is none at all: printing then takes the line that is given, and no columns.
+        made = types.TracebackType(made, _frame(filename, name, line), -1, line)
+    return made
+
+
+def listing(frames: tuple[Frame, ...]) -> str:
+    """Return the frames as Python prints them, with source lines where the files can be read."""
+    return "".join(traceback.format_list([traceback.FrameSummary(file, line, name) for file, name, line in frames]))
+
+
+def _template() -> Iterator[None]:
+    yield
+
+
+@functools.lru_cache(maxsize=1024)
+def _frame(filename: str, name: str, line: int) -> types.FrameType:
+    code = _template.__code__.replace(co_filename=filename, co_name=name, co_qualname=name, co_firstlineno=line)
+    # The frame of a generator that never began has no caller, so it keeps nothing of this process alive.
+    generator: Any = types.FunctionType(code, {"__builtins__": __builtins__})()
+    frame: types.FrameType = generator.gi_frame
+    return frame
+
+
+def without_own_frames(error: BaseException) -> BaseException:
+    """Take Turnout's own leading frames off an exception, and off those that it refers to; return it.
+
+    Frames further down stay: there a user's code called Turnout. An error that never left Turnout keeps its frames,
+    unless Turnout raised it on purpose.
+    """
+    seen, waiting = set[int](), [error]
+    while waiting:
+        found = waiting.pop()
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        _strip(found)
+        waiting += [other for other in (found.__cause__, found.__context__) if other is not None]
+        if isinstance(found, BaseExceptionGroup):
+            waiting += found.exceptions
+    return error
+
+
+def _strip(error: BaseException) -> None:
+    first = kept = error.__traceback__
+    while kept is not None and _is_own(kept.tb_frame):
+        kept = kept.tb_next
+    if kept is not first and (kept is not None or isinstance(error, TurnoutError)):
+        error.__traceback__ = kept
+
+
+def _is_own(frame: types.FrameType) -> bool:
+    module = frame.f_globals.get("__name__")
+    if not isinstance(module, str) or module.partition(".")[0] not in _OWN_PACKAGES:
+        return False
+    return module != "turnout.testing" and not module.startswith("turnout.testing.")
