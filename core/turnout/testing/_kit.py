@@ -22,7 +22,16 @@ import pytest
 from turnout._dispatch import hold, release
 from turnout.runner import TaskRunner
 
-__all__ = ["TIME_LIMIT", "Conformance", "Declare", "Signals", "run_script", "runner_expression", "time_limit"]
+__all__ = [
+    "TIME_LIMIT",
+    "Conformance",
+    "Declare",
+    "Signals",
+    "eventually",
+    "run_script",
+    "runner_expression",
+    "time_limit",
+]
 
 TIME_LIMIT = 60.0
 """Seconds that one behaviour may take, its set-up included."""
@@ -128,7 +137,7 @@ class Signals:
         TimeoutError
             If that takes longer than ``timeout`` seconds.
         """
-        self._until(lambda: self.is_set(name), f"{name!r} was not set", timeout)
+        eventually(lambda: self.is_set(name), f"{name!r} is set", timeout)
 
     def wait_count(self, name: str, count: int, timeout: float = 30.0) -> None:
         """Wait until there are at least ``count`` notes under a name.
@@ -138,7 +147,7 @@ class Signals:
         TimeoutError
             If that takes longer than ``timeout`` seconds.
         """
-        self._until(lambda: self.count(name) >= count, f"{name!r} did not get {count} notes", timeout)
+        eventually(lambda: self.count(name) >= count, f"{name!r} has {count} notes", timeout)
 
     def note(self, name: str, text: str = "") -> None:
         """Append one line, whole, whoever else is writing."""
@@ -162,12 +171,24 @@ class Signals:
     def _path(self, kind: str, name: str) -> Path:
         return Path(self.directory) / f"{name}.{kind}"
 
-    def _until(self, condition: Callable[[], bool], complaint: str, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        while not condition():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{complaint} within {timeout:g} s")
-            time.sleep(_POLL_SECONDS)
+
+def eventually(condition: Callable[[], bool], what: str = "the condition holds", timeout: float = 30.0) -> None:
+    """Wait until a condition holds.
+
+    Raises
+    ------
+    TimeoutError
+        If that takes longer than ``timeout`` seconds; the text says ``what`` should have come true.
+
+    Examples
+    --------
+    >>> eventually(lambda: True)
+    """
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Not within {timeout:g} s: {what}.")
+        time.sleep(_POLL_SECONDS)
 
 
 @contextlib.contextmanager
