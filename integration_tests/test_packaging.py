@@ -128,12 +128,11 @@ def test_licence_is_inside(wheel: zipfile.ZipFile) -> None:
 
 def entry_points(wheel: zipfile.ZipFile) -> EntryPoints:
     sections = re.split(r"^\[(.+)\]$", read(wheel, "entry_points.txt"), flags=re.MULTILINE)[1:]
-    points = [
-        EntryPoint(*re.split(r"\s*=\s*", line, maxsplit=1), group)
-        for group, body in zip(sections[::2], sections[1::2], strict=True)
-        for line in body.split("\n")
-        if line
-    ]
+    points = []
+    for group, body in zip(sections[::2], sections[1::2], strict=True):
+        for line in filter(None, body.split("\n")):
+            name, value = re.split(r"\s*=\s*", line, maxsplit=1)
+            points.append(EntryPoint(name, value, group))
     return EntryPoints(points)
 
 

@@ -1,0 +1,48 @@
+"""What holds around every module of tests: nothing that Turnout started outlives it."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+PATIENCE: Final = 10.0
+"""Seconds that threads and workers get to end, once they have been told to."""
+
+_TASKS: Final = Path("/proc/self/task")
+_OURS: Final = re.compile(rb"\bturnout(_runners)?\.")
+
+
+def _threads() -> set[str]:
+    return {f"thread {thread.name}" for thread in threading.enumerate() if thread.name.startswith("turnout")}
+
+
+def _workers() -> set[str]:
+    """Return the child processes that run code of ours. Other systems than Linux don't tell: there are none there."""
+    pids = {pid for children in _TASKS.glob("*/children") for pid in _read(children).decode().split()}
+    commands = {pid: _read(Path("/proc", pid, "cmdline")).split(b"\0") for pid in pids}
+    # The first word is the interpreter, whose folder may well be named after the project.
+    return {f"process {pid}" for pid, words in commands.items() if any(map(_OURS.search, words[1:]))}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it ended meanwhile
+        return b""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_stays_behind() -> Iterator[None]:
+    # Per module, not per test: a class of the conformance kit keeps its runner up from test to test.
+    before = _threads() | _workers()
+    yield
+    deadline = time.monotonic() + PATIENCE
+    while left := (_threads() | _workers()) - before:
+        assert time.monotonic() < deadline, f"still there {PATIENCE:g} s after the last test: {sorted(left)}"
+        time.sleep(0.01)
