@@ -7,17 +7,14 @@ length are fine, and an exception that is met twice stays one object.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import io
 import pickle
 import sys
-import traceback
-import types
-from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
+from ._exceptions import Shape, get, members_of, notes_of, put, put_member, report, shape_of, text_of
 from ._serialization import PLAIN_TYPES, PROTOCOL, Pickler, explain, reference_of
 from ._tracebacks import Frame, frames_of, listing, rebuilt, without_own_frames
 from .errors import SerializationError
@@ -40,23 +37,14 @@ class _Record(NamedTuple):
     """What the class's own ``__reduce__`` gave, pickled."""
     needs: tuple[int, ...]
     """The exceptions that have to be there before this one can be made."""
+    notes: tuple[str, ...] | None
+    """Notes, which the class's own words may forget."""
     group: tuple[str, tuple[int, ...]] | None
     """The message and the members of an exception group."""
     frames: tuple[Frame, ...]
     cause: int | None
     context: int | None
     suppress_context: bool
-
-
-class _Shape(NamedTuple):
-    """What there is to know about a class of exceptions."""
-
-    members: dict[str, Any]
-    """Descriptors of what is kept outside of ``__dict__``: by C code, or in ``__slots__``."""
-    new: Callable[..., Any]
-    """The ``__new__`` of its C base, which takes any class below it and no arguments."""
-    reduces: bool
-    """The class says by itself, in Python, how it is pickled."""
 
 
 def encode(error: BaseException, what: str = "the task") -> Any:
@@ -113,22 +101,25 @@ class _Encoder:
 
     def _record(self, index: int, error: BaseException) -> _Record:
         module, name, by_value = self._class(index, type(error))
-        shape = _shape(type(error))
+        shape = shape_of(type(error))
         reduced, needs = self._reduced(index, error) if shape.reduces else (None, ())
         group = self._group(index, error)
+        values = self._values(index, error, shape, required=reduced is None)
         return _Record(
             module=module,
             name=name,
             by_value=by_value,
-            text="" if module == "builtins" else _text(error),
-            values=self._values(index, error, shape, required=reduced is None),
+            # Otherwise the arguments tell it.
+            text="" if module == "builtins" and isinstance(values, tuple) else text_of(error),
+            values=values,
             reduced=reduced,
             needs=needs if group is None else (*needs, *group[1]),
+            notes=notes_of(error),
             group=group,
-            frames=tuple(frames_of(_get(error, "__traceback__"))),
+            frames=tuple(frames_of(get(error, "__traceback__"))),
             cause=self._optional(index, error, "__cause__"),
             context=self._optional(index, error, "__context__"),
-            suppress_context=_get(error, "__suppress_context__"),
+            suppress_context=get(error, "__suppress_context__"),
         )
 
     def _class(self, index: int, cls: type[BaseException]) -> tuple[str, str, bytes | None]:
@@ -141,9 +132,9 @@ class _Encoder:
             self._refuse(index, error, cls)
         return cls.__module__, cls.__qualname__, by_value
 
-    def _values(self, index: int, error: BaseException, shape: _Shape, required: bool) -> tuple[Any, ...] | bytes:
-        members = dict(_members(error, shape))
-        values = (_get(error, "args"), members, vars(error))
+    def _values(self, index: int, error: BaseException, shape: Shape, required: bool) -> tuple[Any, ...] | bytes:
+        members = dict(members_of(error, shape))
+        values = (get(error, "args"), members, vars(error))
         if all(
             type(value) in PLAIN_TYPES for part in (values[0], members.values(), values[2].values()) for value in part
         ):
@@ -152,7 +143,7 @@ class _Encoder:
             return self._pickled(index, values)[0]
         except Exception as problem:
             if not required:
-                return ((_text(error),), (), ())
+                return ((text_of(error),), (), ())
             self._refuse(index, problem, error)
 
     def _reduced(self, index: int, error: BaseException) -> tuple[bytes | None, tuple[int, ...]]:
@@ -169,7 +160,7 @@ class _Encoder:
         return error.message, tuple(self.reference(index, member, f"exceptions[{at}]") for at, member in members)
 
     def _optional(self, index: int, error: BaseException, name: str) -> int | None:
-        other = _get(error, name)
+        other = get(error, name)
         return None if other is None else self.reference(index, other, name)
 
     def _pickled(self, index: int, value: Any) -> tuple[bytes, tuple[int, ...]]:
@@ -182,7 +173,7 @@ class _Encoder:
         error = self._errors[index]
         name = type(error).__qualname__
         found = explain(part, problem, f"The exception {name} raised by {self._what}", self._path(index))
-        refusal = SerializationError(f"{found} The original exception:\n\n{_report(self._errors[0])}")
+        refusal = SerializationError(f"{found} The original exception:\n\n{report(self._errors[0])}")
         try:
             raise refusal
         finally:
@@ -228,7 +219,7 @@ class _Decoder:
         for index in range(len(self._records)):
             self._make_with_needs(index)
         for index, record in enumerate(self._records):
-            self._fill(record, self.error(index), index in self._bare)
+            self._fill(record, self.error(index), index)
         return self.error(0)
 
     def error(self, index: int) -> BaseException:
@@ -281,7 +272,7 @@ class _Decoder:
         return cls
 
     def _bare_error(self, cls: type[BaseException], record: _Record) -> BaseException:
-        new = _shape(cls).new
+        new = shape_of(cls).new
         if record.group is None:
             error = new(cls)
         else:
@@ -293,27 +284,29 @@ class _Decoder:
     def _loaded(self, blob: bytes) -> Any:
         return _FailureUnpickler(io.BytesIO(blob), self).load()
 
-    def _fill(self, record: _Record, error: BaseException, bare: bool) -> None:
-        if bare:
+    def _fill(self, record: _Record, error: BaseException, index: int) -> None:
+        if index in self._bare:
             self._fill_values(record, error)
-        _set(error, "__traceback__", rebuilt(record.frames))
-        _set(error, "__cause__", None if record.cause is None else self.error(record.cause))
-        _set(error, "__context__", None if record.context is None else self.error(record.context))
-        _set(error, "__suppress_context__", record.suppress_context)
+        elif record.notes is not None and not hasattr(error, "__notes__"):
+            vars(error)["__notes__"] = list(record.notes)
+        put(error, "__traceback__", rebuilt(record.frames))
+        put(error, "__cause__", None if record.cause is None else self.error(record.cause))
+        put(error, "__context__", None if record.context is None else self.error(record.context))
+        put(error, "__suppress_context__", record.suppress_context)
 
     def _fill_values(self, record: _Record, error: BaseException) -> None:
         values = record.values
         try:
             arguments, members, attributes = self._loaded(values) if isinstance(values, bytes) else values
         except Exception as problem:
-            _set(error, "args", (record.text,))
+            put(error, "args", (record.text,))
             error.add_note(f"Its arguments and attributes can't be loaded here: {type(problem).__name__}: {problem}")
             return
-        _set(error, "args", arguments)
+        put(error, "args", arguments)
         vars(error).update(attributes)
-        descriptors = _shape(type(error)).members
+        descriptors = shape_of(type(error)).members
         for name, value in dict(members).items():
-            _set_member(descriptors.get(name), error, value)
+            put_member(descriptors.get(name), error, value)
 
 
 class _FailureUnpickler(pickle.Unpickler):
@@ -323,77 +316,6 @@ class _FailureUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: int) -> BaseException:
         return self._decoder.error(pid)
-
-
-def _studied(cls: Any) -> _Shape:
-    members: dict[str, Any] = {}
-    for base in reversed(cls.__mro__):
-        members |= {name: found for name, found in vars(base).items() if _is_member(name, found)}
-    makers = (vars(base).get("__new__") for base in cls.__mro__)
-    new = next(maker for maker in makers if isinstance(maker, types.BuiltinMethodType))
-    return _Shape(members, new, any(_in_python(cls, name) for name in ("__reduce__", "__reduce_ex__", "__setstate__")))
-
-
-_shape: Callable[[Any], _Shape] = functools.lru_cache(maxsize=256)(_studied)
-
-
-def _is_member(name: str, found: object) -> bool:
-    if name == "args" or (name.startswith("__") and name.endswith("__")):
-        return False
-    return isinstance(found, types.MemberDescriptorType | types.GetSetDescriptorType)
-
-
-def _in_python(cls: type, name: str) -> bool:
-    return isinstance(getattr(cls, name, None), types.FunctionType)
-
-
-def _members(error: BaseException, shape: _Shape) -> Iterator[tuple[str, Any]]:
-    for name, descriptor in shape.members.items():
-        # The object whose attribute is missing may be anything, of any size; Python's own pickling leaves it out too.
-        if descriptor is _ATTRIBUTE_OWNER or descriptor.__objclass__ is BaseExceptionGroup:
-            continue
-        try:
-            yield name, descriptor.__get__(error)
-        except Exception:
-            # Not set.
-            continue
-
-
-_ATTRIBUTE_OWNER: Final = vars(AttributeError)["obj"]
-
-
-def _set_member(descriptor: Any, error: BaseException, value: Any) -> None:
-    # OSError tells a file name that is None from one that is not there, which reads as None too.
-    with contextlib.suppress(Exception):
-        if descriptor.__get__(error) is value:
-            return
-    # Read-only, or gone in this version of the class: its other parts matter more.
-    with contextlib.suppress(Exception):
-        descriptor.__set__(error, value)
-
-
-def _get(error: BaseException, name: str) -> Any:
-    # Past whatever the class itself makes of the name.
-    return vars(BaseException)[name].__get__(error)
-
-
-def _set(error: BaseException, name: str, value: Any) -> None:
-    # Past __setattr__, which frozen dataclasses forbid.
-    vars(BaseException)[name].__set__(error, value)
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:
-        return "<its text can't be had>"
-
-
-def _report(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except Exception:
-        return f"{type(error).__qualname__}: {_text(error)}"
 
 
 def _stand_in(record: _Record, problem: Exception) -> SerializationError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import reprlib
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 __all__ = ["Part", "parts"]
@@ -14,14 +14,18 @@ Part: TypeAlias = tuple[str, object]
 
 
 def parts(path: str, value: Any) -> Iterator[Part]:
-    """Yield what would be pickled for a value, each with the path that leads there."""
+    """Yield what would be pickled for a value.
+
+    May raise whatever the value's own ``__reduce__`` and the like raise.
+    """
     kind: Any = type(value)
     if kind is dict:
-        yield from _items(path, value)
-    elif kind in (list, tuple):
-        yield from ((f"{path}[{index}]", item) for index, item in enumerate(value))
+        yield from _items(path, value.items())
+    elif issubclass(kind, list | tuple) and kind.__reduce_ex__ is object.__reduce_ex__:
+        yield from _elements(path, value)
+        yield from _state(path, getattr(value, "__dict__", None))
     elif kind in (set, frozenset):
-        yield from ((f"an element of {path}", item) for item in value)
+        yield from _elements(f"list({path})", value)
     elif kind is types.FunctionType:
         yield from _parts_of_function(path, value)
     elif isinstance(value, types.MethodType):
@@ -31,17 +35,19 @@ def parts(path: str, value: Any) -> Iterator[Part]:
     elif isinstance(value, type):
         yield from ((f"{path}.{name}", item) for name, item in vars(value).items() if not name.startswith("__"))
     elif isinstance(value, BaseException):
-        yield from ((f"{path}.args[{index}]", item) for index, item in enumerate(value.args))
+        yield from _elements(f"{path}.args", value.args)
         yield from _state(path, vars(value))
-    elif kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__:
-        yield from _parts_of_instance(path, value)
     else:
-        yield from _reduced(path, value.__reduce_ex__(5))
+        yield from _reduced(path, type(value), value.__reduce_ex__(5))
 
 
-def _items(path: str, mapping: dict[Any, Any]) -> Iterator[Part]:
-    for key, item in mapping.items():
-        yield f"a key of {path}", key
+def _elements(path: str, values: Iterable[Any]) -> Iterator[Part]:
+    yield from ((f"{path}[{index}]", item) for index, item in enumerate(values))
+
+
+def _items(path: str, pairs: Iterable[tuple[Any, Any]]) -> Iterator[Part]:
+    for index, (key, item) in enumerate(pairs):
+        yield f"list({path})[{index}]", key
         yield f"{path}[{_short(key)}]", item
 
 
@@ -64,16 +70,6 @@ def _names(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*map(_names, inner))
 
 
-def _parts_of_instance(path: str, value: Any) -> Iterator[Part]:
-    yield from _state(path, value.__getstate__())
-    if isinstance(value, dict):
-        yield from _items(path, value)
-    elif isinstance(value, list):
-        yield from ((f"{path}[{index}]", item) for index, item in enumerate(value))
-    elif isinstance(value, tuple):
-        yield from ((f"{path}[{index}]", item) for index, item in enumerate(tuple(value)))
-
-
 def _state(path: str, state: Any) -> Iterator[Part]:
     if isinstance(state, dict):
         yield from ((f"{path}.{name}", item) for name, item in state.items())
@@ -85,12 +81,18 @@ def _state(path: str, state: Any) -> Iterator[Part]:
         yield f"{path}.__getstate__()", state
 
 
-def _reduced(path: str, reduced: Any) -> Iterator[Part]:
-    if isinstance(reduced, tuple):
-        function, arguments, state = *reduced[:2], reduced[2] if len(reduced) > 2 else None
-        yield f"{path}.__reduce__()[0]", function
-        yield from ((f"{path}.__reduce__()[1][{index}]", item) for index, item in enumerate(arguments))
-        yield from _state(path, state)
+def _reduced(path: str, kind: type, reduced: Any) -> Iterator[Part]:
+    if not isinstance(reduced, tuple):
+        # The name of a global.
+        return
+    padded: tuple[Any, ...] = (*reduced, None, None, None)
+    function, arguments, state, elements, pairs = padded[:5]
+    yield f"{path}.__reduce__()[0]", function
+    for index, item in enumerate(arguments):
+        yield f"type({path})" if item is kind else f"{path}.__reduce__()[1][{index}]", item
+    yield from _state(path, state)
+    yield from _elements(path, elements or ())
+    yield from _items(path, pairs or ())
 
 
 def _short(value: object) -> str:

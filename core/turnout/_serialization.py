@@ -46,6 +46,8 @@ _PLAIN_LENGTH: Final = 4096
 _SMALL_BUFFER: Final = 1024
 _CACHED_FUNCTIONS: Final = 1000
 _SEARCHED_DEPTH: Final = 50
+# What is nested too deeply is nested too deeply on every level: the first few tell where.
+_SEARCHED_DEPTH_OF_DEEP: Final = 2
 _SEARCHED_OBJECTS: Final = 300
 _MISSING: Final = object()
 
@@ -291,7 +293,7 @@ class _Search:
         """
         self._seen[id(value)] = value
         best, sure = (path, value, error), True
-        if depth >= _SEARCHED_DEPTH or _too_deep(error):
+        if depth >= (_SEARCHED_DEPTH_OF_DEEP if _too_deep(error) else _SEARCHED_DEPTH):
             return best, sure
         for (part_path, part), part_error in _failing(list(parts(path, value))):
             if id(part) in self._seen or len(self._seen) >= _SEARCHED_OBJECTS:

@@ -22,7 +22,8 @@ def frames_of(walked: types.TracebackType | None) -> Iterator[Frame]:
     """Yield what is worth keeping of each frame, the outermost first."""
     while walked is not None:
         code = walked.tb_frame.f_code
-        yield code.co_filename, code.co_name, walked.tb_lineno
+        # Code that was not made from source may have no lines.
+        yield code.co_filename, code.co_name, walked.tb_lineno or 0
         walked = walked.tb_next
 
 
