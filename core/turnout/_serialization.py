@@ -295,7 +295,7 @@ class _Search:
         best, sure = (path, value, error), True
         if depth >= (_SEARCHED_DEPTH_OF_DEEP if _too_deep(error) else _SEARCHED_DEPTH):
             return best, sure
-        for (part_path, part), part_error in _failing(list(parts(path, value))):
+        for (part_path, part), part_error in _failing(_known_parts(path, value)):
             if id(part) in self._seen or len(self._seen) >= _SEARCHED_OBJECTS:
                 sure = False
                 continue
@@ -304,6 +304,14 @@ class _Search:
                 return found, True
             best, sure = found, False
         return best, sure
+
+
+def _known_parts(path: str, value: object) -> list[Part]:
+    try:
+        return list(parts(path, value))
+    except Exception:
+        # The object refuses as a whole, as locks and open files do.
+        return []
 
 
 def _failing(suspects: Sequence[Part]) -> Iterator[tuple[Part, BaseException]]:
