@@ -1,5 +1,34 @@
-"""The conformance kit: every guarantee as a test, for whoever writes a runner."""
+"""The conformance kit: every guarantee as a test, for whoever writes a runner.
 
+Write a test module such as this, and let pytest run it::
+
+    from turnout.testing import RunnerConformance
+    from my_package import MyRunner
+
+    class TestMyRunner(RunnerConformance):
+        def make_runner(self, slots):
+            return MyRunner(slots)
+
+``turnout conform WORD`` does the same with the runner that a word stands for, and prints a table. A test that meets
+something which the runner declares it can't do checks what it promises instead, and is reported as "declared".
+"""
+
+from ._dependencies import DependencyConformance
+from ._flows import FlowConformance
 from ._kit import Conformance, Signals, run_script, runner_expression
+from ._tasks import TaskConformance
 
-__all__ = ["Conformance", "Signals", "run_script", "runner_expression"]
+__all__ = [
+    "Conformance",
+    "DependencyConformance",
+    "FlowConformance",
+    "RunnerConformance",
+    "Signals",
+    "TaskConformance",
+    "run_script",
+    "runner_expression",
+]
+
+
+class RunnerConformance(FlowConformance, TaskConformance, DependencyConformance):
+    """The whole kit: derive a class whose name begins with ``Test``, and give it ``make_runner``."""

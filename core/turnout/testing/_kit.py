@@ -19,6 +19,8 @@ from typing import Any, Literal, TypeAlias
 
 import cloudpickle
 import pytest
+
+from turnout import TaskFuture, flow
 from turnout._dispatch import hold, release
 from turnout.runner import TaskRunner
 
@@ -28,9 +30,11 @@ __all__ = [
     "Declare",
     "Signals",
     "eventually",
+    "run_on",
     "run_script",
     "runner_expression",
     "time_limit",
+    "until_retrying",
 ]
 
 TIME_LIMIT = 60.0
@@ -218,6 +222,29 @@ def _clock_is_free() -> bool:
 def _expire(seconds: float, *_: Any) -> None:
     faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
     pytest.fail(f"longer than {seconds:g} s; the stacks of all threads are on standard error")
+
+
+def until_retrying(future: TaskFuture[Any]) -> None:
+    """Wait until a call has failed and waits to be tried again."""
+    eventually(lambda: future.state.is_retrying(), "the call waits to be tried again")  # noqa: PLW0108 - state is new each time
+
+
+def run_on(runner: TaskRunner, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call a function as a flow on a runner.
+
+    Examples
+    --------
+    >>> from turnout import task
+    >>> from turnout_runners.thread import ThreadPoolTaskRunner
+    >>> run_on(ThreadPoolTaskRunner(), task(abs).submit, -3)
+    3
+    """
+
+    @flow(task_runner=runner)
+    def run() -> Any:
+        return function(*args, **kwargs)
+
+    return run()
 
 
 def runner_expression(runner: TaskRunner) -> str:
