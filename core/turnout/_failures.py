@@ -287,7 +287,7 @@ class _Decoder:
     def _fill(self, record: _Record, error: BaseException, index: int) -> None:
         if index in self._bare:
             self._fill_values(record, error)
-        elif record.notes is not None and not hasattr(error, "__notes__"):
+        elif record.notes is not None and "__notes__" not in vars(error):
             vars(error)["__notes__"] = list(record.notes)
         put(error, "__traceback__", rebuilt(record.frames))
         put(error, "__cause__", None if record.cause is None else self.error(record.cause))
@@ -300,7 +300,8 @@ class _Decoder:
             arguments, members, attributes = self._loaded(values) if isinstance(values, bytes) else values
         except Exception as problem:
             put(error, "args", (record.text,))
-            error.add_note(f"Its arguments and attributes can't be loaded here: {type(problem).__name__}: {problem}")
+            note = f"Its arguments and attributes can't be loaded here: {type(problem).__name__}: {problem}"
+            vars(error)["__notes__"] = [*(record.notes or ()), note]
             return
         put(error, "args", arguments)
         vars(error).update(attributes)

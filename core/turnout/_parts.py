@@ -36,7 +36,7 @@ def parts(path: str, value: Any) -> Iterator[Part]:
         yield from ((f"{path}.{name}", item) for name, item in vars(value).items() if not name.startswith("__"))
     elif isinstance(value, BaseException):
         yield from _elements(f"{path}.args", value.args)
-        yield from _state(path, vars(value))
+        yield from _state(path, value.__getstate__())
     else:
         yield from _reduced(path, type(value), value.__reduce_ex__(5))
 
