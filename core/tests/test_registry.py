@@ -471,7 +471,7 @@ def test_a_distribution_without_its_module_is_not_installed(install: Install) ->
     install("far-trams", {}, "[turnout.runners]\nfar = far_trams.deep:Tram")
     (far,) = [runner for runner in known() if runner.word == "far"]
     assert not far.installed
-    assert far.install == "pip install far-trams"
+    assert far.install == "pip install --force-reinstall far-trams"
 
 
 @pytest.mark.usefixtures("trams")

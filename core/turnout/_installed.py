@@ -126,16 +126,23 @@ def requirement(point: EntryPoint, missing: str | None) -> str:
 def _info(word: str, point: EntryPoint) -> RunnerInfo:
     name, version = _distribution(point)
     needs = [need for extra in point.extras for need in _needs(point.dist, extra)]
-    installed = _is_importable(_top(point)) and all(_is_installed(need) for need in needs)
+    there, needed = _is_importable(_top(point)), all(_is_installed(need) for need in needs)
     return RunnerInfo(
         word=word,
         target=target(point),
         distribution=name,
         version=version,
         libraries=tuple(Library(library, _version(library)) for library, _ in needs),
-        installed=installed,
-        install=None if installed else f"pip install {requirement(point, None)}",
+        installed=there and needed,
+        install=_install_command(point, there, needed),
     )
+
+
+def _install_command(point: EntryPoint, there: bool, needed: bool) -> str | None:
+    if there and needed:
+        return None
+    # What pip believes to be installed, it does not install again by itself.
+    return f"pip install {'' if there else '--force-reinstall '}{requirement(point, None)}"
 
 
 def _distribution(point: EntryPoint) -> tuple[str, str]:

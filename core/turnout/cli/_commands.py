@@ -1,0 +1,107 @@
+"""The commands, their options, and the exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from .. import __version__
+from ._problem import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["run"]
+
+INTERRUPTED = 130
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Carry out one command line and return its exit status; a wrong one is told in one line."""
+    try:
+        status = commands.main(arguments, prog_name="turnout", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as problem:
+        print(f"turnout: error: {one_line(problem.format_message())}{_help_for(problem)}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output, say `head`, has seen enough. Python would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def _help_for(problem: click.ClickException) -> str:
+    context = problem.ctx if isinstance(problem, click.UsageError) else None
+    return f" Try: {context.command_path} --help" if context else ""
+
+
+@click.group(invoke_without_command=True)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.pass_context
+def commands(context: click.Context) -> None:
+    """Run flows of tasks on threads, processes, any executor, or a cluster."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@commands.command("run")
+@click.argument("target", metavar="FILE.py:FLOW")
+@click.option("--runner", metavar="WORD", help="Where tasks run, such as process or thread:4. See `turnout runners`.")
+@click.option("-p", "--parameter", "parameters", metavar="NAME=VALUE", multiple=True, help="A parameter of the flow.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; all other output goes to stderr.")
+@click.option(
+    "--log-level",
+    metavar="LEVEL",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    default="INFO",
+    show_default=True,
+    help=f"The least that is logged: {', '.join(LEVELS)}.",
+)
+def run_command(target: str, runner: str | None, parameters: tuple[str, ...], as_json: bool, log_level: str) -> int:
+    """Run a flow and print what it returns.
+
+    FILE.py:FLOW names a file and a flow in it; package.module:FLOW does for what is installed. FLOW may be left out
+    where there is only one.
+
+    A parameter's VALUE is read as its annotation says; without one, as JSON if it is JSON, else as text.
+
+    \b
+    Exit status:
+      0    the flow completed
+      1    the flow failed; the traceback is on stderr
+      2    the command can't be carried out as typed
+      130  interrupted
+    """  # noqa: D301 - click looks for the character itself
+    from ._run import run_flow
+
+    return run_flow(target, runner, parameters, json=as_json, log_level=log_level)
+
+
+@commands.command("runners")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
+def runners_command(as_json: bool) -> None:
+    """List where flows can run, and what to install for the rest."""
+    from ._runners import list_runners
+
+    list_runners(as_json=as_json)
+
+
+@commands.command("conform")
+@click.argument("word", metavar="WORD")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("-k", "select", metavar="EXPRESSION", help="Only tests whose names fit, as in pytest.")
+def conform_command(word: str, as_json: bool, select: str | None) -> int:
+    """Test whether a runner keeps its promises.
+
+    Exits with status 1 if it breaks one. Needs pytest.
+    """
+    from ._conform import conform
+
+    return conform(word, select, as_json=as_json)

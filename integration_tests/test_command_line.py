@@ -1,0 +1,522 @@
+"""The ``turnout`` command as a user types it: exit status, the one line of an error, and which stream gets what."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+import pytest
+
+import turnout
+from turnout.cli import main
+
+WORDS: Final = ("sequential", "thread", "process", "executor")
+
+STATIONS: Final = '''
+"""Stations along a line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from turnout import flow, get_run_logger, task
+
+
+@dataclass
+class Station:
+    name: str
+    stop: int
+
+
+@task
+def build(name: str, stop: int) -> Station:
+    print("building", name)
+    get_run_logger().info("at %s", name)
+    return Station(name, stop)
+
+
+@task
+def derail(speed: int) -> None:
+    raise ValueError(f"too fast: {speed}")
+
+
+@flow
+def line(names: list[str], first: int = 1, title: str = "line", log: Path | None = None) -> list[Station]:
+    futures = build.map(names, range(first, first + len(names)))
+    print("title", title)
+    if log:
+        log.write_text(title)
+    return [future.result() for future in futures]
+
+
+@flow
+def count(upto: int = 3, factor=1):
+    return {"total": sum(range(upto)) * factor, "kind": type(factor).__name__}
+
+
+@flow(name="Crash")
+def crash(speed: int = 90):
+    return derail.submit(speed).result()
+
+
+@flow
+def quiet():
+    pass
+
+
+@flow
+def greeting(name: str = "you", excited: bool = False) -> str:
+    return f"hello {name}" + "!" * excited
+
+
+@flow
+async def later(number: int) -> int:
+    return number + 1
+
+
+@flow
+def steps(upto: int):
+    yield from range(upto)
+
+
+not_a_flow = 3
+'''
+
+
+class Ended(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    @property
+    def line(self) -> str:
+        """The one line that standard error holds."""
+        assert self.err.endswith("\n")
+        (line,) = self.err.splitlines()
+        return line
+
+
+def turnout_command(
+    *arguments: str | Path, cwd: Path | None = None, environment: dict[str, str] | None = None
+) -> Ended:
+    clean = {name: value for name, value in os.environ.items() if name != "TURNOUT_TASK_RUNNER"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "turnout", *map(str, arguments)],
+        capture_output=True, text=True, cwd=cwd, env={**clean, **(environment or {})}, timeout=50, check=False,
+    )  # fmt: skip
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def run(*arguments: str | Path, cwd: Path) -> Ended:
+    return turnout_command("run", *arguments, cwd=cwd)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "stations.py").write_text(STATIONS)
+    return tmp_path
+
+
+class Here(Protocol):
+    def __call__(self, *arguments: str) -> Ended: ...
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Here]:
+    """Run the command in this process, which is ten times as fast, and undo what it did to it."""
+    root, ours = logging.getLogger(), logging.getLogger("turnout")
+    level = ours.level
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("TURNOUT_TASK_RUNNER", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(root, "handlers", [])
+
+    def command(*arguments: str) -> Ended:
+        return Ended(main(arguments), *capsys.readouterr())
+
+    yield command
+    ours.setLevel(level)
+    for name in ("stations", *(Path(file).stem for file in BROKEN)):
+        sys.modules.pop(name, None)
+
+
+# What a flow gives
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_flow_runs_on_each_runner(folder: Path, word: str) -> None:
+    ended = run("stations.py:line", "--runner", word, "-p", 'names=["Aa", "Bb"]', cwd=folder)
+    assert ended.status == 0, ended.err
+    assert ended.out.splitlines()[-1] == "[Station(name='Aa', stop=1), Station(name='Bb', stop=2)]"
+    assert sorted(ended.out.splitlines()[:-1]) == ["building Aa", "building Bb", "title line"]
+    lines = [line for line in ended.err.splitlines() if "build-" in line]
+    pattern = re.compile(r"\d\d:\d\d:\d\d\.\d{3} \| INFO \| Task run 'build-[01]' - (at \w\w|Finished in state .*)")
+    assert [line for line in lines if not pattern.fullmatch(line)] == []
+    assert sum("- at " in line for line in lines) == 2
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_json_is_all_that_standard_output_holds(folder: Path, word: str) -> None:
+    ended = run("stations.py:line", "--runner", f"{word}", "-p", 'names=["Aa"]', "--json", cwd=folder)
+    assert ended.status == 0, ended.err
+    record = json.loads(ended.out)
+    assert ended.out.count("\n") == 1
+    assert record["flow"] == "line"
+    assert record["state"] == "Completed"
+    assert record["error"] is None
+    assert record["result"] == "[Station(name='Aa', stop=1)]"
+    assert 0 < record["seconds"] < 50
+    assert "building Aa" in ended.err
+    assert "title line" in ended.err
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_failed_flow_shows_the_task_and_none_of_us(folder: Path, word: str) -> None:
+    ended = run("stations.py:crash", "--runner", word, "--log-level", "critical", cwd=folder)
+    assert ended.status == 1
+    assert ended.out == ""
+    lines = ended.err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-2:] == ["ValueError: too fast: 90", "turnout: flow 'Crash' ended Failed: ValueError: too fast: 90"]
+    assert '    raise ValueError(f"too fast: {speed}")' in lines
+    assert "in derail" in ended.err
+    files = set(re.findall(r'File "([^"]+)"', ended.err))
+    assert files == {str(folder / "stations.py")}
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_failed_flow_in_json(folder: Path, word: str) -> None:
+    ended = run("stations.py:crash", "--runner", word, "--json", "-p", "speed=5", cwd=folder)
+    assert ended.status == 1
+    record = json.loads(ended.out)
+    assert record["state"] == "Failed"
+    assert record["result"] is None
+    assert record["error"]["type"] == "ValueError"
+    assert record["error"]["message"] == "too fast: 5"
+    assert "in derail" in record["error"]["traceback"]
+
+
+def test_json_tells_run_and_runner(folder: Path) -> None:
+    first, second = (
+        json.loads(run("stations.py:quiet", "--json", "--runner", word, cwd=folder).out)
+        for word in ("thread:3", "sequential")
+    )
+    assert first["runner"] == "ThreadPoolTaskRunner(max_workers=3)"
+    assert second["runner"] == "SequentialTaskRunner()"
+    assert first["flow_run_id"] != second["flow_run_id"]
+    assert (first["result"], first["error"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "out"),
+    [
+        (["stations.py:quiet"], ""),
+        (["stations.py:greeting"], "hello you\n"),
+        (["stations.py:greeting", "-p", "name=12", "-p", "excited=yes"], "hello 12!\n"),
+        (["stations.py:count"], "{'total': 3, 'kind': 'int'}\n"),
+        (["stations.py:count", "-p", "upto=2", "-p", "factor=2.5"], "{'total': 2.5, 'kind': 'float'}\n"),
+        (["stations.py:count", "-p", "upto=2", "-p", "factor=ab"], "{'total': 'ab', 'kind': 'str'}\n"),
+        (["stations.py:later", "-p", "number=2"], "3\n"),
+        (["stations.py:steps", "-p", "upto=3"], "[0, 1, 2]\n"),
+        (["stations:greeting"], "hello you\n"),
+        (["./stations.py:greeting"], "hello you\n"),
+    ],
+)
+def test_a_value_is_printed_and_parameters_are_read(here: Here, arguments: list[str], out: str) -> None:
+    ended = here("run", *arguments, "--runner", "sequential")
+    assert (ended.status, ended.out) == (0, out), ended.err
+
+
+def test_the_log_level_is_the_least_that_is_shown(folder: Path) -> None:
+    assert run("stations.py:greeting", "--log-level", "WARNING", cwd=folder).err == ""
+
+
+def test_a_file_in_another_folder_finds_its_neighbours(folder: Path) -> None:
+    deep = folder / "deep"
+    deep.mkdir()
+    (deep / "tools.py").write_text("SPEED = 7\n")
+    (deep / "go.py").write_text(
+        "import tools\nfrom turnout import flow, task\n@task\ndef speed():\n    return tools.SPEED, __name__\n"
+        "@flow\ndef go():\n    return speed.submit()\n"
+    )
+    ended = run("deep/go.py", "--runner", "process", cwd=folder)
+    assert (ended.status, ended.out) == (0, "(7, 'go')\n"), ended.err
+
+
+@pytest.mark.parametrize("name", ["queue.py", "my-flow.py", "click.py"])
+@pytest.mark.parametrize("word", ["process", "thread"])
+def test_a_file_whose_name_is_taken_or_none_still_travels(folder: Path, name: str, word: str) -> None:
+    """A script called like a module of the standard library must not take its place."""
+    # Not in the current folder, for `python -m turnout` puts that first on the path before we are asked.
+    (folder / "scripts").mkdir()
+    (folder / "scripts" / name).write_text(
+        "from turnout import flow, task\nclass Part:\n    size = 2\n@task\ndef half(part):\n    return part.size / 2\n"
+        "@flow\ndef go():\n    import queue\n    return half.submit(Part()).result(), hasattr(queue, 'Queue')\n"
+    )
+    ended = run(f"scripts/{name}:go", "--runner", word, cwd=folder)
+    assert (ended.status, ended.out) == (0, "(1.0, True)\n"), ended.err
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_which_word_wins(folder: Path, how: str) -> None:
+    (folder / "who.py").write_text(
+        "import threading\nfrom turnout import flow, task\n"
+        "@task\ndef where():\n    return threading.current_thread() is threading.main_thread()\n"
+        "@flow(task_runner='thread')\ndef who():\n    return where.submit().result()\n"
+    )
+    environment = {"TURNOUT_TASK_RUNNER": "sequential" if how == "environment" else "process"}
+    options = ["--runner", "sequential"] if how == "option" else []
+    ended = turnout_command("run", "who.py", *options, cwd=folder, environment=environment)
+    assert (ended.status, ended.out) == (0, "True\n"), ended.err
+
+
+def test_logging_that_a_file_sets_up_is_left_alone(folder: Path) -> None:
+    (folder / "own.py").write_text(
+        "import logging\nfrom turnout import flow\nlogging.basicConfig(format='OWN %(message)s')\n"
+        "@flow\ndef go():\n    pass\n"
+    )
+    ended = run("own.py", cwd=folder)
+    assert ended.status == 0
+    assert ended.err.splitlines()
+    assert all(line.startswith("OWN ") for line in ended.err.splitlines())
+
+
+# What can't be carried out
+
+
+BROKEN: Final = {
+    "syntax.py": "x = 1\ndef f(:\n",
+    "missing.py": "import math\n\nimport no_such\n",
+    "raising.py": "def f():\n    raise ValueError('two\\nlines')\nf()\n",
+    "leaving.py": "import sys\nsys.exit(3)\n",
+    "relative.py": "from . import tools\n",
+    "empty.py": "",
+    "one.py": "from turnout import flow\n@flow(task_runner='thred')\ndef go():\n    return 1\n",
+}
+
+
+FLOWS: Final = "The flows in stations.py: line, count, crash, quiet, greeting, later, steps"
+RELATIVE: Final = "ImportError: attempted relative import with no known parent package ({folder}/relative.py, line 1)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nowhere.py"], "nowhere.py: no such file"),
+        (["nowhere.py:line"], "nowhere.py: no such file"),
+        (["station.py:line"], "station.py: no such file; did you mean stations.py?"),
+        (["."], "'.' is a folder; give the file in it, as in FILE.py:flow"),
+        (["deep/nowhere.py"], "deep/nowhere.py: no such file"),
+        (["nowhere:line"], "no module named 'nowhere'"),
+        (["nowhere.deep:line"], "no module named 'nowhere'"),
+        (["syntax.py:f"], "{folder}/syntax.py, line 2: invalid syntax: def f(:"),
+        (
+            ["missing.py:f"],
+            "missing.py can't be loaded: ModuleNotFoundError: No module named 'no_such' ({folder}/missing.py, line 3)",
+        ),
+        (["raising.py:f"], "raising.py can't be loaded: ValueError: two lines ({folder}/raising.py, line 2)"),
+        (["leaving.py:f"], "leaving.py can't be loaded: SystemExit: 3 ({folder}/leaving.py, line 2)"),
+        (
+            ["relative.py:f"],
+            "relative.py can't be loaded: {relative}; a file of a package is named as package.module:flow",
+        ),
+        (["empty.py"], "There is no flow in empty.py: decorate a function with @flow"),
+        (["empty.py:go"], "empty.py has no 'go'. There is no flow in empty.py: decorate a function with @flow"),
+        (
+            ["stations.py"],
+            "{flows}. Name one: stations.py:line",
+        ),
+        (
+            ["stations.py:quite"],
+            "stations.py has no 'quite'. {flows}. Did you mean stations.py:quiet?",
+        ),
+        (
+            ["stations.py:not_a_flow"],
+            "'not_a_flow' in stations.py is of type int, which is no flow. {flows}",
+        ),
+        (["stations.py:build"], "'build' in stations.py is of type Task, which is no flow. {flows}"),
+        (
+            ["stations.py:count", "-p", "up=3"],
+            "flow 'count': no parameter 'up' (did you mean 'upto'?). It takes upto: int = 3, factor=1",
+        ),
+        (
+            ["stations.py:count", "-p", "upto=many"],
+            "flow 'count': parameter 'upto' is to be int, which 'many' is not. It takes upto: int = 3, factor=1",
+        ),
+        (["stations.py:line"], "flow 'line': give it -p names=.... It takes names: list[str], first: int = 1, "),
+        (["stations.py:count", "-p", "upto"], "flow 'count': -p takes name=value, not 'upto'. It takes upto: "),
+        (["stations.py:count", "--runner", "thred"], "No runner answers to 'thred'. Known: "),
+        (["stations.py:count", "--runner", "thread:workers=3"], "Runner 'thread' has no option 'workers'. "),
+        (["stations.py:count", "--runner", "thread:max_workers=0"], "Runner 'thread' can't be made: "),
+        (["one.py"], "No runner answers to 'thred'. Known: "),
+        (["stations.py:count", "--log-level", "loud"], "Invalid value for '--log-level': 'loud' is not one of"),
+        ([], "Missing argument 'FILE.py:FLOW'. Try: turnout run --help"),
+        (["stations.py:count", "--runer", "x"], "No such option '--runer'. Did you mean '--runner'? Try: turnout run "),
+    ],
+)
+def test_a_wrong_command_is_one_line(here: Here, folder: Path, arguments: list[str], line: str) -> None:
+    for name, text in BROKEN.items():
+        (folder / name).write_text(text)
+    ended = here("run", *arguments)
+    assert (ended.status, ended.out) == (2, ""), ended.err
+    expected = line.format(folder=folder, flows=FLOWS, relative=RELATIVE.format(folder=folder))
+    assert ended.line.startswith(f"turnout: error: {expected}"), ended.line
+
+
+def test_a_word_whose_library_is_missing_names_the_command(folder: Path) -> None:
+    info = folder / "far_trams-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: far-trams\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[turnout.runners]\nfar = far_trams:Tram [wires]\n")
+    (folder / "far_trams.py").write_text("import certainly_missing_library\n")
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
+    ended = turnout_command("run", "stations.py:quiet", "--runner", "far", cwd=folder, environment=environment)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.line == (
+        "turnout: error: Runner 'far' needs certainly_missing_library, which is not installed. "
+        "Install it with: pip install 'far-trams[wires]'"
+    )
+
+
+def test_a_wrong_command_in_json_leaves_standard_output_empty(folder: Path) -> None:
+    ended = run("stations.py:nothing", "--json", cwd=folder)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.line.startswith("turnout: error: stations.py has no 'nothing'.")
+
+
+# Leaving early
+
+
+WAITING: Final = """
+import sys, time
+from turnout import flow, task
+
+@task
+def forever():
+    print("waiting", flush=True)
+    while True:
+        time.sleep(0.01)
+
+@flow
+def go():
+    forever.submit().result()
+"""
+
+
+@pytest.mark.parametrize("word", ["sequential", "thread", "process"])
+def test_ctrl_c_ends_with_130_and_no_traceback(folder: Path, word: str) -> None:
+    (folder / "waiting.py").write_text(WAITING)
+    command = [sys.executable, "-m", "turnout", "run", "waiting.py:go", "--runner", word]
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "waiting\n"
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_leaves_gets_no_complaint(folder: Path) -> None:
+    command = f"{sys.executable} -m turnout run stations.py:greeting --log-level ERROR | true"
+    ended = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True, timeout=50, check=False)
+    assert ended.stderr == ""
+
+
+# The other commands
+
+
+def test_version() -> None:
+    assert turnout_command("--version") == Ended(0, f"turnout {turnout.__version__}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_help_lists_the_commands(arguments: Sequence[str]) -> None:
+    ended = turnout_command(*arguments)
+    assert (ended.status, ended.err) == (0, "")
+    assert re.findall(r"^  (\w+)  ", ended.out, re.MULTILINE) == ["conform", "run", "runners"]
+
+
+def test_the_script_and_the_module_are_the_same() -> None:
+    script = Path(sys.executable).with_name("turnout")
+    ended = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=50, check=True)
+    assert ended.stdout == f"turnout {turnout.__version__}\n"
+
+
+def test_an_unknown_command_is_one_line() -> None:
+    ended = turnout_command("rnu")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.line == "turnout: error: No such command 'rnu'. Did you mean 'run'? Try: turnout --help"
+
+
+def test_the_version_needs_no_rich() -> None:
+    program = "import sys; from turnout.cli import main; main(['--version']); print('rich' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=True)
+    assert ended.stdout.splitlines()[-1] == "False"
+
+
+def records(*arguments: str) -> Any:
+    ended = turnout_command(*arguments)
+    assert ended.status == 0, ended.err
+    return json.loads(ended.out)
+
+
+def test_runners_in_json() -> None:
+    found = {record["word"]: record for record in records("runners", "--json")}
+    assert found.keys() >= {*WORDS, "concurrent"}
+    assert found["thread"] == {
+        "word": "thread",
+        "class": "turnout_runners.thread:ThreadPoolTaskRunner",
+        "distribution": "turnout",
+        "version": turnout.__version__,
+        "libraries": [],
+        "installed": True,
+        "install": None,
+    }
+    assert all(record["installed"] != bool(record["install"]) for record in found.values())
+
+
+def test_runners_as_a_table() -> None:
+    ended = turnout_command("runners")
+    assert (ended.status, ended.err) == (0, "")
+    head, rule, *rows = ended.out.splitlines()
+    assert head.split() == ["word", "class", "version", "installed"]
+    assert set(rule) <= {"─", " "}
+    thread = next(row for row in rows if row.startswith("thread "))
+    assert thread.split() == [
+        "thread",
+        "turnout_runners.thread:ThreadPoolTaskRunner",
+        "turnout",
+        turnout.__version__,
+        "yes",
+    ]
+
+
+def test_conform_refuses_an_unknown_word() -> None:
+    ended = turnout_command("conform", "thred")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.line.startswith("turnout: error: No runner answers to 'thred'. Known: ")
+
+
+def test_conform_without_pytest_names_the_command(tmp_path: Path) -> None:
+    (tmp_path / "pytest.py").write_text("raise ModuleNotFoundError(\"No module named 'pytest'\", name='pytest')\n")
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))}
+    ended = turnout_command("conform", "sequential", environment=environment)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.line == "turnout: error: turnout conform needs pytest: pip install 'turnout[testing]'"
