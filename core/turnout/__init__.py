@@ -1,0 +1,92 @@
+"""Write a flow of tasks once, and choose with one word where it runs.
+
+>>> from turnout import flow, task
+>>> @task
+... def double(x):
+...     return 2 * x
+>>> @flow(task_runner="thread")
+... def doubled(numbers):
+...     return double.map(numbers)
+>>> doubled([1, 2, 3])
+[2, 4, 6]
+>>> doubled.with_options(task_runner="sequential")([1, 2, 3])
+[2, 4, 6]
+"""
+
+from ._call import allow_failure, quote, unmapped
+from ._choice import use_runner
+from ._context import RunContext, cancelled, get_run_context, get_run_logger, register_context_variable, tags
+from ._flow import Flow, flow
+from ._future import FutureList, TaskFuture, as_completed, wait
+from ._state import State, StateType
+from ._task import Task, exponential_backoff, task
+from ._version import __version__
+from .errors import (
+    CancelledRun,
+    CrashedRun,
+    FlowRunTimeoutError,
+    MappingLengthMismatch,
+    MappingMissingIterable,
+    MissingContextError,
+    MissingRunnerLibraryError,
+    ParameterBindError,
+    ParameterTypeError,
+    RunnerBrokenError,
+    RunnerError,
+    RunnerOptionError,
+    RunnerStartError,
+    RunnerStoppedError,
+    SerializationError,
+    TaskRunTimeoutError,
+    TurnoutError,
+    UnknownRunnerError,
+    UpstreamFailed,
+    WouldDeadlockError,
+)
+from .runner import TaskRunner
+
+__all__ = [
+    "CancelledRun",
+    "CrashedRun",
+    "Flow",
+    "FlowRunTimeoutError",
+    "FutureList",
+    "MappingLengthMismatch",
+    "MappingMissingIterable",
+    "MissingContextError",
+    "MissingRunnerLibraryError",
+    "ParameterBindError",
+    "ParameterTypeError",
+    "RunContext",
+    "RunnerBrokenError",
+    "RunnerError",
+    "RunnerOptionError",
+    "RunnerStartError",
+    "RunnerStoppedError",
+    "SerializationError",
+    "State",
+    "StateType",
+    "Task",
+    "TaskFuture",
+    "TaskRunTimeoutError",
+    "TaskRunner",
+    "TurnoutError",
+    "UnknownRunnerError",
+    "UpstreamFailed",
+    "WouldDeadlockError",
+    "__version__",
+    "allow_failure",
+    "as_completed",
+    "cancelled",
+    "exponential_backoff",
+    "flow",
+    "get_run_context",
+    "get_run_logger",
+    "quote",
+    "register_context_variable",
+    "tags",
+    "task",
+    "unmapped",
+    "use_runner",
+    "wait",
+]

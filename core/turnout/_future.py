@@ -1,0 +1,598 @@
+"""The result of a call that may not be there yet: one class for all runners."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar
+
+from ._context import current_scope
+from ._serialization import Parcel
+from ._state import State, StateType
+from .errors import CancelledRun, SerializationError, UpstreamFailed, WouldDeadlockError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ._call import Call
+    from ._context import Scope
+    from ._task import Task
+
+__all__ = ["Failure", "FutureList", "FuturePart", "TaskFuture", "as_completed", "wait"]
+
+R = TypeVar("R")
+
+# One lock for all futures of the process: calls of different flows may depend on each other, and it is held for a few
+# instructions only, never over user code. Re-entrant, because the garbage collector or a signal handler may run user
+# code that asks a future while its thread holds it.
+LOCK: Final = threading.RLock()
+
+COMPLETED: Final = StateType.COMPLETED
+UPSTREAM_FAILED: Final = StateType.UPSTREAM_FAILED
+CANCELLED: Final = StateType.CANCELLED
+
+logger = logging.getLogger("turnout")
+
+
+class _Delivering(threading.local):
+    """Whether the current thread delivers outcomes, so that waiting in it could wait for ever."""
+
+    now = False
+
+
+_delivering: Final = _Delivering()
+
+
+@contextlib.contextmanager
+def delivering() -> Iterator[None]:
+    """Mark the current thread as one that delivers outcomes: user code inside must not wait for others."""
+    before = _delivering.now
+    _delivering.now = True
+    try:
+        yield
+    finally:
+        _delivering.now = before
+
+
+class Failure:
+    """Why a call has no result: its exception, or the call upstream whose exception it is."""
+
+    __slots__ = ("error", "root", "traceback")
+
+    def __init__(self, error: BaseException | None = None, root: TaskFuture[Any] | None = None) -> None:
+        self.error = error
+        # Each raise adds the raiser's frames to an exception's traceback. Starting from this one every time keeps it
+        # from growing with every look.
+        self.traceback: TracebackType | None = error.__traceback__ if error is not None else None
+        self.root = root
+
+
+class TaskFuture(Generic[R]):
+    """A call that was submitted: its state now, and its result when there is one.
+
+    ``task.submit`` and ``task.map`` make futures; nobody else does. Given to another call, alone or inside of lists,
+    tuples, sets, dicts and dataclasses, a future stands for its result. ``future[key]`` stands for a part of it.
+
+    Examples
+    --------
+    >>> from turnout import flow, task
+    >>> @task
+    ... def double(x):
+    ...     return 2 * x
+    >>> @flow
+    ... def four():
+    ...     future = double.submit(1)
+    ...     return double.submit(future).result()
+    >>> four()
+    4
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_call",
+        "_data",
+        "_dependents",
+        "_index",
+        "_listeners",
+        "_looked",
+        "_name",
+        "_scope",
+        "_task",
+        "_time",
+        "_type",
+    )
+
+    # The record that the engine keeps while the call is not final; None from then on, so that arguments can go.
+    _call: Call | None
+    # The result (a Parcel while it is still packed), or a Failure. Meaningless before the call is final.
+    _data: Any
+    _dependents: list[Call] | None
+    _listeners: list[Callable[[], object]] | None
+
+    def __init__(self, task: Task[..., Any], scope: Scope, index: int) -> None:
+        self._task = task
+        self._scope = scope
+        self._index = index
+        self._type: StateType = StateType.PENDING
+        self._call = None
+        self._data = None
+        self._dependents = None
+        self._listeners = None
+        self._looked = False
+        self._name: str | None = None
+        self._time = 0.0
+
+    @property
+    def name(self) -> str:
+        """The name of the task run, such as ``"add-0"``."""
+        return self._name or f"{self._scope.prefix}{self._task.name}-{self._index}"
+
+    @property
+    def task_run_id(self) -> str:
+        """The id of the task run, unlike that of every other run."""
+        return f"{self._scope.engine.run_id}/{self.path}"
+
+    @property
+    def path(self) -> str:
+        """The place of the call below its root flow, which does not depend on names given to runs."""
+        return f"{self._scope.path}/{self._task.name}-{self._index}"
+
+    @property
+    def state(self) -> State:
+        """What has become of the call. Asking for the state of a call that failed counts as looking at the failure."""
+        with LOCK:
+            type_, data, timestamp = self._type, self._data, self._time
+        if type_ < COMPLETED:
+            return State(type_, None, timestamp)
+        if type_ <= StateType.CACHED:
+            return State(type_, None, timestamp, self._value() if type(data) is Parcel else data)
+        error = self._error()
+        return State(type_, summary(error, type_), timestamp, error)
+
+    def result(self, timeout: float | None = None) -> R:
+        """Wait for the call and return its result, or raise what it raised.
+
+        Parameters
+        ----------
+        timeout
+            How long to wait at most, in seconds; None waits for ever. The call itself runs on.
+
+        Raises
+        ------
+        TimeoutError
+            If the call is not over in time.
+        UpstreamFailed, CrashedRun, CancelledRun, TaskRunTimeoutError
+            If the call has no result, and not because its body raised.
+        WouldDeadlockError
+            In a callback or hook, if the call is not over: the waiting thread would have to deliver the result.
+        """
+        if self._type < COMPLETED:
+            self._wait(timeout)
+        if self._type is COMPLETED:
+            data = self._data
+            return data if type(data) is not Parcel else self._value()  # type: ignore[no-any-return]
+        return self._other_result()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the call and return the exception that ``result`` would raise, or None.
+
+        Parameters
+        ----------
+        timeout
+            How long to wait at most, in seconds; None waits for ever.
+
+        Raises
+        ------
+        TimeoutError
+            If the call is not over in time.
+        """
+        if self._type < COMPLETED:
+            self._wait(timeout)
+        return None if self._type <= StateType.CACHED else self._error()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the call is over, and return whether it is. Raises nothing, and is no look at a failure.
+
+        Parameters
+        ----------
+        timeout
+            How long to wait at most, in seconds; None waits for ever.
+        """
+        with contextlib.suppress(TimeoutError):
+            if self._type < COMPLETED:
+                self._wait(timeout)
+        return self._type >= COMPLETED
+
+    def done(self) -> bool:
+        """Return whether the call is over, in whatever way."""
+        return self._type >= COMPLETED
+
+    def running(self) -> bool:
+        """Return whether the body is running now, as far as the runner tells."""
+        return self._type is StateType.RUNNING
+
+    def cancelled(self) -> bool:
+        """Return whether the call was cancelled."""
+        return self._type is CANCELLED
+
+    def cancel(self) -> bool:
+        """Cancel the call and everything that depends on it; return whether that took.
+
+        A call that has not begun never will. The body of a running one is stopped as the runner can: killed on
+        processes, asked on threads; on an executor it runs on, and ``cancel`` returns False.
+        """
+        call = self._call
+        return call is not None and call.engine.cancel(call)
+
+    def add_done_callback(self, callback: Callable[[TaskFuture[R]], object]) -> None:
+        """Call ``callback(future)`` once the call is over, or now if it is.
+
+        It runs in the thread that delivers the outcome, so it must be quick and must not wait for other futures. What
+        it raises is logged.
+        """
+        if not self._listen(functools.partial(_call_back, callback, self)):
+            _call_back(callback, self)
+
+    def __await__(self) -> Generator[Any, None, R]:
+        if self._type < COMPLETED:
+            yield from self._over().__await__()
+        return self.result()
+
+    def __getitem__(self, key: Any) -> FuturePart:
+        return FuturePart(self, (key,))
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} can't be walked over: its result is not there yet. "
+            "Use task.map(future), future[0], or future.result()."
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise SerializationError(
+            f"The future of {self.name!r} can't travel inside of an object or a closure. Pass it to submit as an "
+            "argument, alone or in a list, tuple, set, dict or dataclass, or pass its result()."
+        )
+
+    def __repr__(self) -> str:
+        return f"<TaskFuture {self.name} {self._type.name.lower()}>"
+
+    # What follows is for the engine and for the functions of this module.
+
+    def _listen(self, listener: Callable[[], object]) -> bool:
+        """Have a listener called when the call is over; return False, and don't, if it is."""
+        with LOCK:
+            if self._type >= COMPLETED:
+                return False
+            if self._listeners is None:
+                self._listeners = [listener]
+            else:
+                self._listeners.append(listener)
+            return True
+
+    def _forget(self, listener: Callable[[], object]) -> None:
+        with LOCK, contextlib.suppress(ValueError):
+            if self._listeners is not None:
+                self._listeners.remove(listener)
+
+    def _wait(self, timeout: float | None) -> None:
+        gate = threading.Lock()
+        gate.acquire()
+        if not self._listen(gate.release):
+            return
+        try:
+            if not wait_for_gate(gate, timeout):
+                raise TimeoutError(f"{self.name} is {self._type.name.lower()} still, after {timeout} s.")
+        finally:
+            self._forget(gate.release)
+
+    async def _over(self) -> None:
+        import asyncio  # slow to load, and most programs don't wait this way
+
+        loop = asyncio.get_running_loop()
+        over = loop.create_future()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop may be closed: then nobody waits any more
+                loop.call_soon_threadsafe(lambda: None if over.done() else over.set_result(None))
+
+        if not self._listen(tell):
+            return
+        try:
+            await over
+        finally:
+            self._forget(tell)
+
+    def _value(self) -> R:
+        """Return the result of a completed call, unpacked if it has not been."""
+        data = self._data
+        if type(data) is not Parcel:
+            return data  # type: ignore[no-any-return]
+        try:
+            value: R = data.load()
+        except Exception as error:
+            raise SerializationError(f"The result of {self.name!r} can't be unpacked here: {error!r}") from error
+        with LOCK:
+            # Somebody else may have unpacked it meanwhile; all must see one object.
+            if self._data is data:
+                self._data = value
+            return self._data  # type: ignore[no-any-return]
+
+    def _other_result(self) -> R:
+        if self._type is StateType.CACHED:
+            return self._value()
+        error = self._error()
+        try:
+            raise error.with_traceback(self._data.traceback)
+        finally:
+            del error  # or the traceback would hold this frame, and this frame the traceback
+
+    def _error(self) -> BaseException:
+        """Return the exception of a call without a result, and remember that somebody looked."""
+        self._looked = True
+        failure: Failure = self._data
+        if failure.root is not None:
+            failure.root._looked = True
+        if failure.error is None:
+            failure.error = self._second_hand(failure.root)
+        return failure.error
+
+    def _second_hand(self, root: TaskFuture[Any] | None) -> BaseException:
+        if root is None or self._type is CANCELLED:
+            return CancelledRun(f"{self.name} was cancelled.")
+        cause = root._error()
+        error = UpstreamFailed(f"{self.name} did not run, because {root.name} has no result: {brief(cause)}", root.name)
+        error.__cause__ = cause
+        return error
+
+
+class FuturePart:
+    """A part of a result that may not be there yet: ``future["key"]``, ``future[0]``, ``future[0]["key"]``.
+
+    Given to a call it makes that call depend on the whole, and stands for the part.
+    """
+
+    __slots__ = ("future", "keys")
+
+    def __init__(self, future: TaskFuture[Any], keys: tuple[Any, ...]) -> None:
+        self.future = future
+        self.keys = keys
+
+    def __getitem__(self, key: Any) -> FuturePart:
+        return FuturePart(self.future, (*self.keys, key))
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(f"{self!r} can't be walked over: its result is not there yet. Use {self!r}.result().")
+
+    def take(self, value: Any) -> Any:
+        """Return this part of a whole."""
+        for key in self.keys:
+            value = value[key]
+        return value
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the whole, and return the part; see :meth:`TaskFuture.result`."""
+        return self.take(self.future.result(timeout))
+
+    def done(self) -> bool:
+        """Return whether the call that makes the whole is over."""
+        return self.future.done()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the call that makes the whole is over, and return whether it is."""
+        return self.future.wait(timeout)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self.take((yield from self.future.__await__()))
+
+    def __repr__(self) -> str:
+        return f"{self.future!r}" + "".join(f"[{key!r}]" for key in self.keys)
+
+
+class FutureList(list[TaskFuture[R]]):
+    """The futures of a map, in order of the elements."""
+
+    def result(self, timeout: float | None = None) -> list[R]:
+        """Wait for all and return their results in order, or raise what the first that failed raised.
+
+        Parameters
+        ----------
+        timeout
+            How long to wait for all of them together, in seconds; None waits for ever.
+        """
+        remaining = countdown(timeout)
+        return [future.result(remaining()) for future in self]
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until all are over, and return whether they are.
+
+        Parameters
+        ----------
+        timeout
+            How long to wait for all of them together, in seconds; None waits for ever.
+        """
+        remaining = countdown(timeout)
+        return all([future.wait(remaining()) for future in self])
+
+
+class DoneAndNotDone(NamedTuple):
+    """What :func:`wait` returns."""
+
+    done: set[TaskFuture[Any]]
+    not_done: set[TaskFuture[Any]]
+
+
+def wait(
+    futures: Iterable[TaskFuture[Any]], timeout: float | None = None, return_when: str = "ALL_COMPLETED"
+) -> DoneAndNotDone:
+    """Wait for futures, and return which are over and which are not. Raises none of their failures.
+
+    Parameters
+    ----------
+    futures
+        The futures to wait for.
+    timeout
+        How long to wait at most, in seconds; None waits for ever.
+    return_when
+        ``"ALL_COMPLETED"``, ``"FIRST_COMPLETED"`` or ``"FIRST_EXCEPTION"``, as in :mod:`concurrent.futures`.
+
+    Raises
+    ------
+    ValueError
+        If ``return_when`` is none of these.
+    """
+    if return_when not in ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"):
+        raise ValueError(f"return_when={return_when!r}: use ALL_COMPLETED, FIRST_COMPLETED or FIRST_EXCEPTION.")
+    everything = set(futures)
+    for future in _over_in_turn(everything, countdown(timeout)):
+        if return_when == "FIRST_COMPLETED":
+            break
+        if return_when == "FIRST_EXCEPTION" and future._type > StateType.CACHED:
+            break
+    done = {future for future in everything if future.done()}
+    return DoneAndNotDone(done, everything - done)
+
+
+def as_completed(futures: Iterable[TaskFuture[R]], timeout: float | None = None) -> Iterator[TaskFuture[R]]:
+    """Yield futures as they come to their end, each once.
+
+    Given a lazy map it holds only as many calls as are under way.
+
+    Parameters
+    ----------
+    futures
+        The futures, or what ``task.map(..., lazy=True)`` returned.
+    timeout
+        How long to go on at most, in seconds; None for ever.
+
+    Raises
+    ------
+    TimeoutError
+        If not all are over in time.
+    """
+    in_turn = getattr(futures, "in_order_of_completion", None)
+    if in_turn is not None:
+        yield from in_turn(timeout)
+        return
+    waiting = set(futures)
+    seen = 0
+    for future in _over_in_turn(waiting, countdown(timeout)):
+        seen += 1
+        yield future
+    if seen < len(waiting):
+        raise TimeoutError(f"{len(waiting) - seen} of {len(waiting)} futures are not over after {timeout} s.")
+
+
+def _over_in_turn(
+    futures: set[TaskFuture[R]], remaining: Callable[[], float | None]
+) -> Generator[TaskFuture[R], None, None]:
+    """Yield futures as they end, and stop early when no time remains."""
+    queue = Arrivals[TaskFuture[R]]()
+    listeners = {future: functools.partial(queue.put, future) for future in futures}
+    try:
+        for future, listener in listeners.items():
+            if not future._listen(listener):
+                queue.put(future)
+        for _ in range(len(listeners)):
+            if not queue.wait(remaining()):
+                return
+            yield queue.take()
+    finally:
+        for future, listener in listeners.items():
+            future._forget(listener)
+
+
+class Arrivals(Generic[R]):
+    """A queue with one consumer, whose waiting knows about slots and deadlocks (unlike :class:`queue.Queue`)."""
+
+    __slots__ = ("_gate", "_items")
+
+    def __init__(self) -> None:
+        self._items: deque[R] = deque()
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def put(self, item: R) -> None:
+        """Add an item; any thread may."""
+        with LOCK:
+            self._items.append(item)
+            if len(self._items) == 1:
+                self._gate.release()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for an item, and return whether there is one to take."""
+        return bool(self._items) or wait_for_gate(self._gate, timeout, keep=True)
+
+    def take(self) -> R:
+        """Return the item that has been there longest."""
+        with LOCK:
+            item = self._items.popleft()
+            if not self._items:
+                self._gate.acquire()
+            return item
+
+
+def wait_for_gate(gate: threading.Lock, timeout: float | None, *, keep: bool = False) -> bool:
+    """Wait until another thread opens a gate, giving the caller's slot to others meanwhile.
+
+    Parameters
+    ----------
+    gate
+        A lock that is held now and will be released.
+    timeout
+        Seconds, or None.
+    keep
+        Leave the gate open behind.
+    """
+    if gate.acquire(blocking=False):
+        passed = True
+    elif timeout is not None and timeout <= 0:
+        return False
+    elif _delivering.now:
+        raise WouldDeadlockError(
+            "This thread delivers outcomes (it is in a callback, a hook, or an event loop of a runner), so what it waits "
+            "for might never come. Submit a task that depends on the future, use `await`, or wait in the flow's body."
+        )
+    else:
+        scope = current_scope.get()
+        with scope.engine.waiting(scope) if scope is not None else contextlib.nullcontext():
+            passed = gate.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+    if passed and keep:
+        gate.release()
+    return passed
+
+
+def countdown(timeout: float | None) -> Callable[[], float | None]:
+    """Return a function that tells how many seconds of a timeout remain, never less than 0."""
+    if timeout is None:
+        return lambda: None
+    end = time.monotonic() + timeout
+    return lambda: max(0.0, end - time.monotonic())
+
+
+def summary(error: BaseException | None, type_: StateType) -> str | None:
+    """Return the message of a state without a result."""
+    if error is None:
+        return None
+    return brief(error) if type_ in (StateType.FAILED, StateType.CRASHED) else str(error)
+
+
+def brief(error: BaseException) -> str:
+    """Return an exception in one line of at most 200 characters."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # a __str__ of the user's may raise
+        text = type(error).__name__
+    line = text.partition("\n")[0]
+    return line if len(line) <= 200 else line[:197] + "..."
+
+
+def _call_back(callback: Callable[[TaskFuture[Any]], object], future: TaskFuture[Any]) -> None:
+    try:
+        callback(future)
+    except Exception:
+        logger.exception("A done callback of %s raised.", future.name)

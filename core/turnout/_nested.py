@@ -1,0 +1,24 @@
+"""The engine of a call that runs on a worker and submits calls of its own: they run in place, in order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._dispatch import Backends
+from ._engine import Engine, FlowScope
+
+if TYPE_CHECKING:
+    from .worker import FlowInfo
+
+__all__ = ["nested_engine"]
+
+
+def nested_engine(flow: FlowInfo) -> Engine:
+    """Return an engine for the calls that one call of a flow submits on a worker."""
+    backends = Backends()
+    engine = Engine(backends, home=backends.here, in_worker=True)
+    engine.flow_run = FlowScope(
+        engine, id=flow.id, name=flow.name, flow_name=flow.flow_name, log_prints=flow.log_prints
+    )
+    engine.run_id = flow.run_id
+    return engine

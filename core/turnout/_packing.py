@@ -1,0 +1,197 @@
+"""Calls on their way out of the driver: a batch in which everything is packed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ._call import PLAIN, Call, Placeholder, replace
+from ._context import registered_values
+from ._forwarding import log_levels
+from ._future import TaskFuture
+from ._serialization import Parcel, dumps, explain, is_plain, pack_function
+from ._state import StateType
+from .errors import SerializationError
+from .runner import Batch
+from .worker import FlowInfo, Job, Shipment, this_process
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from ._engine import FlowScope
+
+__all__ = ["PackedBatch", "PackedFunctions", "pack"]
+
+
+class PackedBatch(Batch):
+    """A batch for a worker in another process."""
+
+    __slots__ = ("attempts", "body", "calls", "functions", "handle", "left", "seq", "upstream")
+
+    def __init__(
+        self, calls: Sequence[Call], body: Parcel, functions: Mapping[bytes, bytes], upstream: Sequence[Any]
+    ) -> None:
+        self.calls = calls
+        self.seq = calls[0].seq
+        self.body = body
+        self.functions = functions
+        self.upstream = upstream
+        # Outcomes of these attempts are wanted; what comes of earlier ones is too late.
+        self.attempts = [call.attempt for call in calls]
+        # Which calls have no last outcome yet.
+        self.left = set(range(len(calls)))
+        # What the runner's submit returned.
+        self.handle: object = None
+
+
+class PackedFunctions:
+    """Functions as they were when a flow first sent them, each packed once for the flow and its subflows."""
+
+    def __init__(self) -> None:
+        # The functions are held too: the id of one that is gone may come again.
+        self._packed: dict[int, tuple[Callable[..., Any], bytes, bytes]] = {}
+
+    def of(self, call: Call) -> tuple[bytes, bytes]:
+        """Return digest and blob of a call's function.
+
+        Raises
+        ------
+        SerializationError
+            If the function can't be pickled.
+        """
+        function = call.task.fn
+        packed = self._packed.get(id(function))
+        if packed is None:
+            try:
+                packed = (function, *pack_function(function))
+            except Exception as error:
+                what = f"The function of task {call.future.name!r}"
+                raise explain(function, error, what, call.task.name) from error
+            self._packed[id(function)] = packed
+        return packed[1], packed[2]
+
+
+def pack(calls: Sequence[Call], refuse: Callable[[Call, Exception], None]) -> PackedBatch | None:
+    """Pack calls as one batch.
+
+    Parameters
+    ----------
+    calls
+        The calls, whose dependencies are over.
+    refuse
+        Called with each call that can't be packed, and the reason; the others go without it.
+
+    Returns
+    -------
+    PackedBatch or None
+        None if no call is left.
+    """
+    jobs: list[Job] = []
+    packed: list[Call] = []
+    functions: dict[bytes, bytes] = {}
+    upstream: list[Any] = []
+    flows: MutableMapping[int, tuple[int, FlowInfo]] = {}
+    for call in calls:
+        try:
+            digest, blob = call.engine.backends.functions.of(call)
+            arguments = _arguments(call, upstream)
+            variables = _variables(call)
+        except Exception as error:
+            refuse(call, error)
+            continue
+        functions[digest] = blob
+        run = call.engine.flow_run
+        flow = flows.setdefault(id(run), (len(flows), _info(run, call.engine.run_id)))[0]
+        jobs.append(_job(call, digest, arguments, flow, variables))
+        packed.append(call)
+    if not packed:
+        return None
+    shipment = Shipment(tuple(jobs), tuple(info for _, info in flows.values()), log_levels(), this_process())
+    return PackedBatch(packed, dumps(shipment), functions, upstream)
+
+
+def _info(run: FlowScope, run_id: str) -> FlowInfo:
+    return FlowInfo(run.id, run.name, run.flow_name, run_id, run.log_prints)
+
+
+def _job(
+    call: Call,
+    function: bytes,
+    arguments: Parcel | tuple[tuple[Any, ...], dict[str, Any]],
+    flow: int,
+    variables: Parcel | None,
+) -> Job:
+    future = call.future
+    context = call.describe()
+    return Job(
+        function=function,
+        arguments=arguments,
+        flow=flow,
+        name=future.name,
+        path=future.path,
+        task_name=call.task.name,
+        attempt=call.attempt,
+        tags=context.tags,
+        log_prints=call.log_prints,
+        is_async=call.task.is_async,
+        variables=variables,
+    )
+
+
+def _arguments(call: Call, upstream: list[Any]) -> Parcel | tuple[tuple[Any, ...], dict[str, Any]]:
+    args, kwargs = call.args, call.kwargs
+    if call.dependencies is not None:
+        args, kwargs = replace((args, kwargs), _placer(call, upstream))
+    if all(map(is_plain, args)) and all(map(is_plain, kwargs.values())):
+        return args, kwargs
+    try:
+        return dumps((args, kwargs))
+    except Exception as error:
+        raise _explained(call, args, kwargs, error) from error
+
+
+def _placer(call: Call, upstream: list[Any]) -> Callable[[TaskFuture[Any], bool], Any]:
+    """Return what stands in for futures: small results themselves, placeholders for what travels beside."""
+    places: dict[TaskFuture[Any], Placeholder] = {}
+
+    def place(future: TaskFuture[Any], allowed: bool) -> Any:
+        if future._type > StateType.CACHED:
+            return future._error()
+        value = future._data
+        if type(value) in PLAIN:
+            return value
+        if future not in places:
+            # Each call gets entries of its own: what one unpacks and changes, another of the batch must not see.
+            places[future] = Placeholder(len(upstream))
+            upstream.append(value if type(value) is Parcel else _dumped(future, value))
+        return places[future]
+
+    return place
+
+
+def _dumped(future: TaskFuture[Any], value: Any) -> Parcel:
+    try:
+        return dumps(value)
+    except Exception as error:
+        raise explain(value, error, f"The result of task {future.name!r}, which is an argument,", "result") from error
+
+
+def _explained(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> SerializationError:
+    """Return an error that names the parameter which can't be pickled."""
+    for name, value in call.task.named_arguments(args, kwargs):
+        try:
+            dumps(value)
+        except Exception as own:
+            return explain(value, own, f"The parameter {name!r} of task {call.future.name!r}", name)
+    return explain((args, kwargs), error, f"The arguments of task {call.future.name!r} together", "arguments")
+
+
+def _variables(call: Call) -> Parcel | None:
+    values = registered_values(call.context)
+    if not values:
+        return None
+    try:
+        return dumps(values)
+    except Exception as error:
+        what = f"A context variable that travels with task {call.future.name!r}"
+        raise explain(values, error, what, "variables") from error

@@ -1,0 +1,65 @@
+"""``with runner:`` as a scope: calls can be submitted in it without a flow, and are over when it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ._context import current_scope
+from ._dispatch import Backends
+from ._engine import Engine
+
+if TYPE_CHECKING:
+    from .runner import TaskRunner
+
+__all__ = ["enter", "leave"]
+
+# The sessions that are open in this context, innermost last; `with` blocks of one runner may be nested.
+_sessions: contextvars.ContextVar[tuple[tuple[TaskRunner, contextlib.AbstractContextManager[None]], ...]] = (
+    contextvars.ContextVar("turnout_sessions", default=())
+)
+
+
+def enter(runner: TaskRunner) -> None:
+    """Begin a session on a runner."""
+    manager = _session(runner)
+    manager.__enter__()
+    _sessions.set((*_sessions.get(), (runner, manager)))
+
+
+def leave(runner: TaskRunner, *exc_info: Any) -> None:
+    """End the innermost session, which must be this runner's."""
+    *others, (_, manager) = _sessions.get()
+    _sessions.set(tuple(others))
+    manager.__exit__(*exc_info)
+
+
+@contextlib.contextmanager
+def _session(runner: TaskRunner) -> Iterator[None]:
+    """Keep a runner up, and take calls that are submitted in the block.
+
+    Raises
+    ------
+    ExceptionGroup
+        At the end of the block, of the failures of calls at which nobody looked.
+    """
+    backends = Backends()
+    engine = Engine(backends, runner)
+    backends.dispatcher_for(runner)
+    token = current_scope.set(engine.flow_run)
+    try:
+        yield
+        engine.join()
+        failures = engine.unlooked()
+        if failures:
+            raise BaseExceptionGroup("Failures in `with runner:` at which nobody looked", failures)
+    except BaseException:
+        engine.cancel_all()
+        engine.join()
+        raise
+    finally:
+        current_scope.reset(token)
+        engine.close()
+        backends.close()

@@ -1,0 +1,471 @@
+"""A decorated function: a call of it goes to the engine."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import inspect
+import random
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, cast, overload
+
+from ._context import current_scope
+from ._dispatch import Backends
+from ._engine import Engine, no_context
+from ._loops import call_here_async
+from ._map import LazyMap, elements_of
+from ._serialization import reference_of
+from ._state import State, StateType
+from .runner import TaskRunner
+
+if TYPE_CHECKING:
+    from ._engine import TaskRun
+    from ._future import FutureList, TaskFuture
+
+__all__ = ["Task", "exponential_backoff", "task"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Hook = Callable[["Task[..., Any]", "TaskRun", State], object]
+Delays = float | Sequence[float] | Callable[[int], float | Sequence[float]]
+RunnerChoice = TaskRunner | type[TaskRunner] | str
+
+_RESERVED = ("wait_for", "return_state")
+
+
+class Task(Generic[P, R]):
+    """A function whose calls can be submitted to a runner. Made by :func:`task`, whose parameters it takes.
+
+    Calling a task runs it here and now. ``submit`` and ``map`` need a running flow, and return futures.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[P, R],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        version: str | None = None,
+        tags: Iterable[str] = (),
+        retries: int = 0,
+        retry_delay_seconds: Delays = 0,
+        retry_jitter_factor: float | None = None,
+        retry_condition_fn: Callable[[Task[..., Any], TaskRun, State], bool] | None = None,
+        timeout_seconds: float | None = None,
+        log_prints: bool | None = None,
+        task_run_name: str | Callable[..., str] | None = None,
+        on_completion: Iterable[Hook] = (),
+        on_failure: Iterable[Hook] = (),
+        on_running: Iterable[Hook] = (),
+        crash_retries: int = 3,
+        resources: Mapping[str, Any] | None = None,
+        batch: bool = True,
+        task_runner: RunnerChoice | None = None,
+    ) -> None:
+        self._binds = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
+        function: Callable[..., Any] = fn.__func__ if isinstance(fn, (classmethod, staticmethod)) else fn
+        if not callable(function):
+            raise TypeError(f"@task needs a function, not {function!r}.")
+        self.fn = function
+        # __wrapped__ is what inspect and the like follow to the signature.
+        functools.update_wrapper(self, function, updated=())
+        self.name: str = name or getattr(function, "__name__", type(function).__name__)
+        self.description = description if description is not None else inspect.getdoc(function)
+        self.version = version
+        self.tags = frozenset((tags,) if isinstance(tags, str) else tags)
+        self.retries = _not_negative("retries", retries)
+        self.retry_delay_seconds = _delays(retry_delay_seconds, retries)
+        self.retry_jitter_factor = retry_jitter_factor
+        self.retry_condition_fn = retry_condition_fn
+        self.timeout_seconds = None if timeout_seconds is None else float(timeout_seconds)
+        self.log_prints = log_prints
+        self.run_name = task_run_name
+        self.on_completion_hooks = list(on_completion)
+        self.on_failure_hooks = list(on_failure)
+        self.on_running_hooks = list(on_running)
+        self.crash_retries = _not_negative("crash_retries", crash_retries)
+        self.resources = dict(resources or {})
+        self.batch = batch
+        self.task_runner = task_runner
+        self.is_async = _is_async(function)
+        # What comes before the arguments: the instance or class of a method.
+        self._bound: tuple[Any, ...] = ()
+        self._check_parameters()
+        self._notice()
+
+    def _check_parameters(self) -> None:
+        parameters = _signature(self.fn)
+        for reserved in _RESERVED:
+            if parameters is not None and reserved in parameters.parameters:
+                raise TypeError(
+                    f"Task {self.name!r} has a parameter {reserved!r}, a word of submit and map: rename it."
+                )
+
+    def _notice(self) -> None:
+        """Remember what the engine has to know on its hot path."""
+        self.has_hooks = bool(self.on_completion_hooks or self.on_failure_hooks)
+        self.is_watched = self.timeout_seconds is not None or bool(self.on_running_hooks)
+        self.travels_alone = self.timeout_seconds is not None or bool(self.resources) or not self.batch
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def __call__(self, *args: Any, return_state: bool, **kwargs: Any) -> State: ...
+    def __call__(self, *args: Any, return_state: bool = False, **kwargs: Any) -> Any:
+        """Run the task here and now, with its retries, time limit, states and hooks, in a flow or outside of one.
+
+        Parameters
+        ----------
+        return_state
+            Return the final :class:`State`, and raise nothing.
+        """
+        if self.is_async:
+            return self._call_async(self._bound + args, kwargs, return_state)
+        scope = current_scope.get()
+        if scope is not None:
+            future = scope.engine.call_here(scope, self, self._bound + args, kwargs)
+            return future.state if return_state else future.result()
+        engine = Engine(Backends())
+        try:
+            future = engine.call_here(engine.flow_run, self, self._bound + args, kwargs)
+            return future.state if return_state else future.result()
+        finally:
+            engine.close()
+            engine.backends.close()
+
+    async def _call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any], return_state: bool) -> Any:
+        scope = current_scope.get()
+        engine = scope.engine if scope is not None else Engine(Backends())
+        future = await call_here_async(engine, scope or engine.flow_run, self, args, kwargs)
+        if scope is None:
+            engine.close()
+            engine.backends.close()
+        return future.state if return_state else future.result()
+
+    def submit(self, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> TaskFuture[R]:
+        """Hand a call to the flow's runner, and return its future at once.
+
+        Futures in the arguments, also inside of lists, tuples, sets, dicts and dataclasses, stand for their results:
+        the call starts when all of them are over.
+
+        Parameters
+        ----------
+        wait_for
+            A future, or a collection of futures, that must be over too, though they are no arguments.
+        return_state
+            Wait, and return the final :class:`State` instead.
+
+        Raises
+        ------
+        MissingContextError
+            If no flow is running here.
+        RunnerStartError
+            If this is the flow's first call and the backend doesn't come up.
+        """
+        scope = current_scope.get()
+        if scope is None:
+            raise no_context(self)
+        if self._bound:
+            args = self._bound + args
+        future = scope.engine.submit(scope, self, args, kwargs, wait_for)
+        return cast("TaskFuture[R]", _final_state(future)) if return_state else future
+
+    def map(
+        self, *args: Any, wait_for: Any = None, return_state: bool = False, lazy: bool = False, **kwargs: Any
+    ) -> FutureList[R]:
+        """Submit one call for each element of the arguments that can be walked over, in step.
+
+        Strings, bytes, mappings' values and arguments in :class:`unmapped` are not walked over. A future of something
+        that can be walked over is waited for.
+
+        Parameters
+        ----------
+        wait_for
+            As for ``submit``, for each call.
+        return_state
+            Wait, and return the list of final states instead.
+        lazy
+            Return an iterator of futures that submits as it is consumed: for more elements than fit in memory. Give
+            it to :func:`as_completed`, or walk over it for the futures in order.
+
+        Raises
+        ------
+        MappingLengthMismatch
+            If the arguments differ in length.
+        MappingMissingIterable
+            If no argument can be walked over.
+        """
+        from ._future import FutureList
+
+        if current_scope.get() is None:
+            raise no_context(self)
+        calls = elements_of(self.name, args, kwargs, lazy=lazy)
+        if lazy:
+            submit = functools.partial(self.submit, wait_for=wait_for)
+            return cast("FutureList[R]", LazyMap(lambda call: submit(*call[0], **call[1]), calls))
+        futures = FutureList([self.submit(*one, wait_for=wait_for, **named) for one, named in calls])
+        return cast("FutureList[R]", [_final_state(future) for future in futures]) if return_state else futures
+
+    def with_options(self, **options: Any) -> Task[P, R]:
+        """Return a copy with some of the parameters of :func:`task` changed.
+
+        Examples
+        --------
+        >>> from turnout import task
+        >>> @task
+        ... def load():
+        ...     return 1
+        >>> load.with_options(name="load again", retries=2).retries
+        2
+        """
+        settings = {**self._options(), **options}
+        return self._same_place(type(self)(self.fn, **settings))
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "description": self.description,
+            "version": self.version,
+            "tags": self.tags,
+            "retries": self.retries,
+            "retry_delay_seconds": self.retry_delay_seconds,
+            "retry_jitter_factor": self.retry_jitter_factor,
+            "retry_condition_fn": self.retry_condition_fn,
+            "timeout_seconds": self.timeout_seconds,
+            "log_prints": self.log_prints,
+            "task_run_name": self.run_name,
+            "on_completion": self.on_completion_hooks,
+            "on_failure": self.on_failure_hooks,
+            "on_running": self.on_running_hooks,
+            "crash_retries": self.crash_retries,
+            "resources": self.resources,
+            "batch": self.batch,
+            "task_runner": self.task_runner,
+        }
+
+    def _same_place(self, other: Task[P, R]) -> Task[P, R]:
+        other._binds, other._bound = self._binds, self._bound
+        return other
+
+    def on_completion(self, hook: Hook) -> Hook:
+        """Add a hook for calls that complete. Can be used as a decorator."""
+        return self._add(self.on_completion_hooks, hook)
+
+    def on_failure(self, hook: Hook) -> Hook:
+        """Add a hook for calls that end without a result, save by being cancelled. Can be used as a decorator."""
+        return self._add(self.on_failure_hooks, hook)
+
+    def on_running(self, hook: Hook) -> Hook:
+        """Add a hook for calls whose body begins. Can be used as a decorator."""
+        return self._add(self.on_running_hooks, hook)
+
+    def _add(self, hooks: list[Hook], hook: Hook) -> Hook:
+        hooks.append(hook)
+        self._notice()
+        return hook
+
+    def __get__(self, instance: object, owner: type | None = None) -> Self:
+        if self._binds is staticmethod or (instance is None and self._binds is None):
+            return self
+        bound = copy.copy(self)
+        bound._bound = (owner if self._binds is classmethod else instance,)
+        return bound
+
+    def __reduce__(self) -> Any:
+        reference = None if self._bound else reference_of(self)
+        if reference is not None:
+            return _task_at, reference
+        return _restored, (type(self), vars(self))
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+    # What follows is for the engine.
+
+    def retry_delay(self, retries_before: int) -> float:
+        """Return how many seconds to wait before the next attempt."""
+        return delay_of(self.retry_delay_seconds, retries_before, self.retry_jitter_factor)
+
+    def hooks_for(self, type_: StateType) -> Sequence[Hook]:
+        """Return the hooks that a final state calls for."""
+        if type_ <= StateType.CACHED:
+            return self.on_completion_hooks
+        return () if type_ is StateType.CANCELLED else self.on_failure_hooks
+
+    def name_of_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Return the name that ``task_run_name`` gives to a call."""
+        return name_from(self.run_name, dict(self.named_arguments(args, kwargs)))
+
+    def named_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
+        """Return arguments with the names of their parameters, as far as they fit the signature."""
+        signature = _signature(self.fn)
+        with contextlib.suppress(TypeError):
+            if signature is not None:
+                bound = signature.bind(*args, **kwargs)
+                bound.apply_defaults()
+                return list(bound.arguments.items())
+        return [(str(position), value) for position, value in enumerate(args)] + list(kwargs.items())
+
+
+def name_from(template: str | Callable[..., str] | None, parameters: dict[str, Any]) -> str:
+    """Return a run's name: from a template such as ``"load {path}"``, or from a function."""
+    if not callable(template):
+        return str(template).format(**parameters)
+    takes = _signature(template)
+    if takes is not None and "parameters" in takes.parameters:
+        return str(template(parameters=parameters))
+    return str(template())
+
+
+def _final_state(future: TaskFuture[Any]) -> State:
+    future.wait()
+    return future.state
+
+
+def _task_at(module: str, qualname: str) -> Any:
+    __import__(module)
+    return functools.reduce(getattr, qualname.split("."), cast("Any", sys.modules[module]))
+
+
+def _restored(cls: type[Task[..., Any]], state: dict[str, Any]) -> Task[..., Any]:
+    made = object.__new__(cls)
+    vars(made).update(state)
+    return made
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):  # some builtins have none
+        return None
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    target = function.func if isinstance(function, functools.partial) else function
+    if not inspect.isroutine(target):
+        target = getattr(target, "__call__", target)  # noqa: B004  (an object with an async __call__)
+    return inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target)
+
+
+def _not_negative(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name}={value!r}: give a whole number, 0 or more.")
+    return value
+
+
+def _delays(delays: Delays, retries: int) -> float | list[float]:
+    given = delays(retries) if callable(delays) else delays
+    if isinstance(given, (int, float)):
+        return given
+    return [float(delay) for delay in given] or 0
+
+
+def delay_of(delays: float | list[float], retries_before: int, jitter: float | None) -> float:
+    """Return the delay before a retry, in seconds; the last one of a list serves for all that follow."""
+    delay = delays if isinstance(delays, (int, float)) else delays[min(retries_before, len(delays) - 1)]
+    return float(delay) * (1 + random.uniform(0, jitter or 0))
+
+
+def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
+    """Return delays for ``retry_delay_seconds`` that double with each retry.
+
+    Parameters
+    ----------
+    backoff_factor
+        The first delay, in seconds.
+
+    Examples
+    --------
+    >>> from turnout import exponential_backoff
+    >>> exponential_backoff(backoff_factor=10)(4)
+    [10, 20, 40, 80]
+    """
+
+    def delays(retries: int) -> list[float]:
+        return [backoff_factor * 2**retry for retry in range(retries)]
+
+    return delays
+
+
+@overload
+def task(fn: Callable[P, Awaitable[R]], /) -> Task[P, Awaitable[R]]: ...
+@overload
+def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(
+    fn: None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    version: str | None = None,
+    tags: Iterable[str] = (),
+    retries: int = 0,
+    retry_delay_seconds: Delays = 0,
+    retry_jitter_factor: float | None = None,
+    retry_condition_fn: Callable[[Task[..., Any], TaskRun, State], bool] | None = None,
+    timeout_seconds: float | None = None,
+    log_prints: bool | None = None,
+    task_run_name: str | Callable[..., str] | None = None,
+    on_completion: Iterable[Hook] = (),
+    on_failure: Iterable[Hook] = (),
+    on_running: Iterable[Hook] = (),
+    crash_retries: int = 3,
+    resources: Mapping[str, Any] | None = None,
+    batch: bool = True,
+    task_runner: RunnerChoice | None = None,
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(fn: Any = None, /, **options: Any) -> Any:
+    """Make a function a :class:`Task`, with or without arguments: ``@task``, ``@task(retries=2)``.
+
+    Parameters
+    ----------
+    name
+        Default: the function's name.
+    description
+        Default: the function's docstring.
+    version
+        Any text.
+    tags
+        Texts that each call carries.
+    retries
+        How often to run a call again whose body raised an exception, or ran out of time.
+    retry_delay_seconds
+        Seconds before each retry: a number, a list with one for each, or a function from the number of retries to
+        such a list, as :func:`exponential_backoff` makes.
+    retry_jitter_factor
+        Lengthens each delay at random, by up to this part of it.
+    retry_condition_fn
+        ``condition(task, task_run, state)``: whether to retry after this failure.
+    timeout_seconds
+        Seconds that one attempt may run.
+    log_prints
+        Send what the body prints to the run's logger. Default: as the flow does.
+    task_run_name
+        A template such as ``"load {path}"``, or a function that returns the name.
+    on_completion, on_failure, on_running
+        Functions ``hook(task, task_run, state)``, called in the driver.
+    crash_retries
+        How often to run a call again whose worker died. With 0 it never begins twice, where the runner can promise it.
+    resources
+        What a call needs of a cluster's worker, such as ``{"cpu": 2, "memory": "4GiB"}``.
+    batch
+        False: calls never travel together with others.
+    task_runner
+        Where the calls run, if not where the flow's others do: a runner, its class, or a word such as ``"process"``.
+
+    Examples
+    --------
+    >>> from turnout import task
+    >>> @task(retries=2)
+    ... def half(x):
+    ...     return x / 2
+    >>> half(3)
+    1.5
+    """
+    if fn is None:
+        return lambda function: Task(function, **options)
+    return Task(fn, **options)

@@ -1,0 +1,256 @@
+"""The contract between Turnout and whatever runs its calls: all that the author of a runner has to know.
+
+A runner knows nothing of order, retries, states or futures; the engine does. It starts a backend, says how many calls
+fit, takes batches without blocking, and tells what became of them. Point ``turnout conform`` at a new runner to see
+whether it keeps this contract.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import enum
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from ._call import Call
+    from ._serialization import Parcel
+
+__all__ = ["Batch", "Capabilities", "Host", "Outcome", "OutcomeKind", "TaskRunner"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a runner can and can't do; the conformance kit holds it to its word.
+
+    Parameters
+    ----------
+    in_process
+        Calls share the driver's memory: nothing is pickled, and the runner calls ``host.execute(batch)``.
+    inline
+        ``submit`` runs the batch before it returns. The engine never calls it from a thread that must not wait.
+    keeps_order
+        Takes any number of batches at once and starts them in order of ``seq``. Other runners get no more than fit, and
+        the engine keeps the queue.
+    orders_dependencies
+        The backend orders calls by itself, given the handles that ``submit`` returned.
+    cancel
+        What happens to the body of a running call that is cancelled or out of time: ``"none"`` (it runs on and keeps
+        its slot), ``"cooperative"`` (it is asked to stop; Python code stops, C code runs on), ``"kill"`` (it stops).
+    frees_slot
+        A call that ran out of time gives its slot to others at once, even if its body can't be stopped.
+    isolates_crashes
+        A dying worker takes no other call with it, nor does it make others run twice.
+    at_most_once
+        With ``crash_retries=0`` no call ever begins twice.
+    nested
+        Where calls submitted by a task run: on the same runner (``"shared"``) or in the task's worker
+        (``"in_place"``).
+    streams
+        Log records, prints and the start of a call are told while the batch runs, not at its end.
+    shared_memory
+        Large values travel between driver and workers through shared memory.
+    """
+
+    in_process: bool = False
+    inline: bool = False
+    keeps_order: bool = False
+    orders_dependencies: bool = False
+    cancel: Literal["none", "cooperative", "kill"] = "none"
+    frees_slot: bool = False
+    isolates_crashes: bool = True
+    at_most_once: bool = True
+    nested: Literal["shared", "in_place"] = "in_place"
+    streams: bool = False
+    shared_memory: bool = False
+
+
+class OutcomeKind(enum.IntEnum):
+    """What an :class:`Outcome` tells about one call of a batch. From ``VALUE`` on the call is over for the runner."""
+
+    STARTED = 0
+    """The body begins now. Only runners that stream tell it."""
+    RECORD = 1
+    """``data`` is something for the driver's logging, warnings or standard streams."""
+    VALUE = 2
+    """The body returned ``data``."""
+    FAILURE = 3
+    """The body raised ``data``, an encoded exception."""
+    CRASHED = 4
+    """The worker died while it ran this call; ``data`` says of what: a signal, an exit code, a node."""
+    LOST = 5
+    """The worker died while it held this call, and nobody knows which of its calls is to blame."""
+    RETURNED = 6
+    """The call never began; it may be sent again at no charge."""
+
+
+class Outcome(NamedTuple):
+    """One message about one call of a batch. The worker half makes most of them; a runner passes them on unread."""
+
+    index: int
+    """Which call of the batch."""
+    kind: OutcomeKind
+    data: Any = None
+    seconds: float = 0.0
+    """How long the body ran, measured on the worker."""
+    size: int = 0
+    """Bytes of the pickled result, 0 for small plain values."""
+    unlooked: tuple[Any, ...] = ()
+    """Failures of nested calls at whose outcome the body never looked."""
+
+
+class Batch:
+    """One or more calls in order of submission: the unit that a runner is handed.
+
+    A runner in the driver's process (``Capabilities.in_process``) gives it to ``Host.execute`` and needs nothing else.
+    Every other runner carries ``body``, ``functions`` and ``upstream`` to a worker, has
+    :func:`turnout.worker.run_batch` run them there, and passes the outcomes to ``Host.report``.
+    """
+
+    __slots__ = ()
+
+    calls: Sequence[Call]
+    """The calls, which belong to the engine: a runner may count them, no more."""
+    seq: int
+    """Rises in order of submission. Where one slot is free, the lowest comes first."""
+    body: Parcel
+    """The packed calls."""
+    functions: Mapping[bytes, bytes]
+    """The packed functions that the calls name, by digest. A worker that has run one keeps it: send each once."""
+    upstream: Sequence[Any]
+    """What the calls need from earlier ones: parcels, or handles that ``submit`` returned for earlier batches."""
+
+
+class Host(NamedTuple):
+    """What the engine offers to a started runner. Both may be called from any thread."""
+
+    execute: Callable[[Batch], Sequence[Batch]]
+    """Run a batch here and now, in the driver's process; never raises. Returns the batches that became ready by it,
+    which the runner must take as if they had been submitted: in this thread, that saves waking another one."""
+    report: Callable[[Batch, Sequence[Outcome]], None]
+    """Tell what became of calls of a batch that ran elsewhere. May be called many times for a batch, before or after
+    ``submit`` returned; each call ends with exactly one outcome of kind ``VALUE`` or later. User callbacks may run
+    inside it."""
+
+
+class TaskRunner(abc.ABC):
+    """Where calls run.
+
+    A runner object is a recipe first: making one starts nothing, it pickles, equal settings compare equal, and ``repr``
+    shows how to make it again; all that is done here, from the arguments of ``__init__``. Keep those under attributes
+    of your own, and keep what ``start`` makes apart from them.
+
+    One backend runs at a time for one recipe object, however many flows use it: the first to submit starts it, the last
+    to end stops it. ``with runner:`` keeps it up between flows.
+
+    Examples
+    --------
+    >>> from turnout_runners.thread import ThreadPoolTaskRunner
+    >>> ThreadPoolTaskRunner(max_workers=4)
+    ThreadPoolTaskRunner(max_workers=4)
+    >>> ThreadPoolTaskRunner(max_workers=4) == ThreadPoolTaskRunner(4)
+    True
+    """
+
+    capabilities: Capabilities = Capabilities()
+    _settings: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        # Arguments that don't fit are left for __init__ to complain about.
+        with contextlib.suppress(TypeError):
+            bound = inspect.signature(cls).bind(*args, **kwargs)
+            self._settings = _explicit(bound)
+        return self
+
+    @abc.abstractmethod
+    def start(self, host: Host) -> None:
+        """Start the backend. Called once before the first ``submit``, and again only after ``stop``.
+
+        Raises
+        ------
+        turnout.errors.RunnerStartError
+            If the backend doesn't come up; any other exception is wrapped in one.
+        """
+
+    @abc.abstractmethod
+    def slots(self) -> int:
+        """Return how many calls can run at once, now. The engine keeps a few more under way. Any thread may ask."""
+
+    @abc.abstractmethod
+    def submit(self, batch: Batch) -> object:
+        """Take a batch, and return a handle to its result for backends that order by themselves, else None.
+
+        Never waits for a slot or for another batch (save for inline runners), and may be called from any thread, but
+        never from two at once. If it raises, the batch's calls are Crashed with that exception.
+        """
+
+    def cancel(self, batch: Batch) -> bool:
+        """Stop a batch as strongly as ``capabilities.cancel`` says, and return whether it will stop.
+
+        Its calls are final already, and what is still reported about them is ignored, but each must still be reported.
+        The batch may be running, waiting, or over; any thread may call. Must not wait.
+        """
+        return False
+
+    def waiting(self) -> contextlib.AbstractContextManager[object]:
+        """Return a context in which the calling thread, which runs a batch, gives its slot to others.
+
+        Entered when a task waits for other calls of the same runner. Only for runners with ``nested="shared"``.
+        """
+        return contextlib.nullcontext()
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """Stop what ``start`` started, and nothing else. Twice is fine, and so is a backend that never came up.
+
+        No batch is under way, save such as were cancelled or out of time and can't be stopped.
+        """
+
+    def __enter__(self) -> Self:
+        # Imported here, because sessions stand on top of everything, and this module on nothing.
+        from ._session import enter
+
+        enter(self)
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        from ._session import leave
+
+        leave(self, *exc_info)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TaskRunner):
+            return NotImplemented
+        return type(self) is type(other) and self._settings == other._settings
+
+    def __hash__(self) -> int:
+        return hash((type(self), tuple(self._settings)))
+
+    def __reduce__(self) -> tuple[Callable[..., TaskRunner], tuple[type[TaskRunner], dict[str, Any]]]:
+        return _make, (type(self), self._settings)
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in self._settings.items())
+        return f"{type(self).__name__}({settings})"
+
+
+def _explicit(bound: inspect.BoundArguments) -> dict[str, Any]:
+    """Return the arguments by name, without those that merely repeat a default."""
+    settings: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        parameter = bound.signature.parameters[name]
+        if parameter.kind is parameter.VAR_KEYWORD:
+            settings.update(value)
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            raise TypeError(f"{name}: the settings of a runner are named, not counted")
+        elif value is not parameter.default:
+            settings[name] = value
+    return settings
+
+
+def _make(cls: type[TaskRunner], settings: dict[str, Any]) -> TaskRunner:
+    return cls(**settings)

@@ -1,0 +1,370 @@
+"""The worker half: runs the calls of a batch where it lands, and catches everything that they do.
+
+For authors of runners: carry ``batch.body``, ``batch.functions`` and ``batch.upstream`` to a worker, call
+:func:`run_batch` there, and pass what it emits to ``host.report``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import os
+import threading
+import time
+import types
+import uuid
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ._call import arriving, find_futures, replace
+from ._context import RunContext, Scope, current_scope, current_tags, seed_of, set_registered
+from ._failures import encode, without_own_frames
+from ._forwarding import forwarding
+from ._prints import prints_logged
+from ._serialization import PLAIN_TYPES, Parcel, dumps, explain, explain_load, is_plain, load_function
+from .errors import SerializationError
+from .runner import Outcome, OutcomeKind
+
+if TYPE_CHECKING:
+    from ._engine import Engine
+
+__all__ = ["FlowInfo", "Job", "Shipment", "call_body", "run_batch"]
+
+Emit = Callable[[Sequence[Outcome]], None]
+
+
+class FlowInfo(NamedTuple):
+    """What the calls of one flow run have in common."""
+
+    id: str | None
+    name: str | None
+    flow_name: str | None
+    run_id: str
+    log_prints: bool
+
+
+class Job(NamedTuple):
+    """One call, as it travels."""
+
+    function: bytes
+    """The digest of the function."""
+    arguments: Parcel | tuple[tuple[Any, ...], dict[str, Any]]
+    """Positional and keyword arguments: as they are if all are plain, else packed."""
+    flow: int
+    """Which of the shipment's flows it belongs to."""
+    name: str
+    path: str
+    task_name: str
+    attempt: int
+    tags: frozenset[str]
+    log_prints: bool
+    is_async: bool
+    variables: Parcel | None
+    """The values of registered context variables, if there are any."""
+
+
+class Shipment(NamedTuple):
+    """What the body of a packed batch holds."""
+
+    jobs: tuple[Job, ...]
+    flows: tuple[FlowInfo, ...]
+    levels: tuple[int, ...]
+    """The levels of the driver's loggers."""
+    origin: tuple[int, str]
+    """The driver's process."""
+
+
+# A fork has its parent's token and another id; another host may have the same id, with another token.
+_TOKEN: Final = uuid.uuid4().hex
+
+
+def this_process() -> tuple[int, str]:
+    """Return what tells this process from every other."""
+    return os.getpid(), _TOKEN
+
+
+def run_batch(body: Parcel, functions: Mapping[bytes, bytes], upstream: Sequence[Any], emit: Emit) -> None:
+    """Run the calls of a batch in this thread, in order; async calls that stand side by side run together.
+
+    Parameters
+    ----------
+    body, functions, upstream
+        As in :class:`turnout.runner.Batch`. Functions that this process has run before may be missing.
+    emit
+        Takes outcomes as they come: ``STARTED`` before each call, ``RECORD`` for what it logs, then ``VALUE`` or
+        ``FAILURE``. Called in any thread that logs, so it must be thread-safe.
+
+    Notes
+    -----
+    Nothing that a call does is raised here: every ``BaseException`` of a body, and everything that can't be unpacked
+    or packed, is the outcome of its call.
+    """
+    shipment: Shipment = body.load()
+    _Runs(shipment, functions, upstream, emit).run()
+
+
+class _Runs:
+    """One batch under way."""
+
+    def __init__(
+        self, shipment: Shipment, functions: Mapping[bytes, bytes], upstream: Sequence[Any], emit: Emit
+    ) -> None:
+        self.shipment = shipment
+        self.functions = functions
+        self.upstream = upstream
+        self.emit = emit
+        # The call to which records belong that come from threads without a context.
+        self.current = 0
+
+    def run(self) -> None:
+        # An executor may turn out to be threads of the driver, whose logging needs no help.
+        at_home = self.shipment.origin == this_process()
+        with contextlib.nullcontext() if at_home else forwarding(self.shipment.levels, self.record):
+            index = 0
+            while index < len(self.shipment.jobs):
+                together = self.side_by_side(index)
+                if together > 1 or self.shipment.jobs[index].is_async:
+                    _loop().run(self.run_async(range(index, index + together)))
+                else:
+                    self.run_one(index)
+                index += together
+
+    def record(self, message: tuple[Any, ...]) -> None:
+        scope = current_scope.get()
+        index = scope.index if isinstance(scope, RemoteScope) else self.current
+        self.emit([Outcome(index, OutcomeKind.RECORD, message)])
+
+    def side_by_side(self, first: int) -> int:
+        """Return how many async calls stand together from here on, at least 1."""
+        jobs = self.shipment.jobs
+        last = first
+        while last < len(jobs) and jobs[last].is_async:
+            last += 1
+        return max(1, last - first)
+
+    def run_one(self, index: int) -> None:
+        self.current = index
+        self.emit([Outcome(index, OutcomeKind.STARTED)])
+        # A context of its own: what a body sets must not reach the next one.
+        self.emit([contextvars.Context().run(self.attempt, index)])
+
+    def attempt(self, index: int) -> Outcome:
+        job = self.shipment.jobs[index]
+        scope = self.enter(index)
+        begin = time.perf_counter()
+        try:
+            function, args, kwargs = self.unpack(job)
+            value = call_body(function, args, kwargs, scope)
+        except BaseException as error:
+            return self.failure(index, scope, error, begin)
+        return self.value(index, scope, value, begin)
+
+    async def run_async(self, indices: Sequence[int]) -> None:
+        import asyncio
+
+        self.emit([Outcome(index, OutcomeKind.STARTED) for index in indices])
+        tasks = [asyncio.create_task(self.attempt_async(index), context=contextvars.Context()) for index in indices]
+        for done in asyncio.as_completed(tasks):
+            self.emit([await done])
+
+    async def attempt_async(self, index: int) -> Outcome:
+        job = self.shipment.jobs[index]
+        scope = self.enter(index)
+        begin = time.perf_counter()
+        try:
+            function, args, kwargs = self.unpack(job)
+            value = await call_async_body(function, args, kwargs, scope)
+        except BaseException as error:
+            return self.failure(index, scope, error, begin)
+        return self.value(index, scope, value, begin)
+
+    def enter(self, index: int) -> RemoteScope:
+        job = self.shipment.jobs[index]
+        scope = RemoteScope(index, job, self.shipment.flows[job.flow])
+        current_scope.set(scope)
+        current_tags.set(job.tags)
+        return scope
+
+    def unpack(self, job: Job) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        what = f"task {job.name!r}"
+        function = load_function(job.function, self.functions.get(job.function, b""), f"The function of {what}")
+        try:
+            if job.variables is not None:
+                set_registered(job.variables.load())
+            if not isinstance(job.arguments, Parcel):
+                return function, *job.arguments
+            with arriving(_each_once(self.upstream)):
+                args, kwargs = job.arguments.load()
+        except Exception as error:
+            raise explain_load(error, f"An argument of {what}") from error
+        return function, args, kwargs
+
+    def value(self, index: int, scope: RemoteScope, value: Any, begin: float) -> Outcome:
+        seconds = time.perf_counter() - begin
+        try:
+            data, size = _packed(value, f"The result of task {scope.job.name!r}")
+        except SerializationError as error:
+            return self.failure(index, scope, error, begin)
+        return Outcome(index, OutcomeKind.VALUE, data, seconds, size, scope.end())
+
+    def failure(self, index: int, scope: RemoteScope, error: BaseException, begin: float) -> Outcome:
+        seconds = time.perf_counter() - begin
+        unlooked = scope.end()
+        return Outcome(index, OutcomeKind.FAILURE, _encoded(error, scope.job.name), seconds, 0, unlooked)
+
+
+def _packed(value: Any, what: str) -> tuple[Any, int]:
+    """Return a value as it travels, and how many bytes it has if it is not plain."""
+    if is_plain(value):
+        return value, 0
+    try:
+        parcel = dumps(value)
+    except Exception as error:
+        raise explain(value, error, what, "result") from error
+    return parcel, parcel.nbytes
+
+
+def _encoded(error: BaseException, name: str) -> Any:
+    try:
+        return encode(without_own_frames(error), f"task {name!r}")
+    except SerializationError as problem:
+        return encode(problem)
+
+
+def _each_once(upstream: Sequence[Any]) -> Callable[[int], Any]:
+    """Return a function that unpacks a value when it is first asked for: twice the same future, twice the same object."""
+    values: dict[int, Any] = {}
+
+    def value_of(index: int) -> Any:
+        if index not in values:
+            value = upstream[index]
+            values[index] = value.load() if isinstance(value, Parcel) else value
+        return values[index]
+
+    return value_of
+
+
+class _Loops(threading.local):
+    runner: Any = None
+
+
+_loops: Final = _Loops()
+
+
+def _loop() -> Any:
+    """Return the event loop's runner of this worker thread: one for all batches, as clients of servers expect."""
+    import asyncio
+
+    if _loops.runner is None:
+        _loops.runner = asyncio.Runner()
+    return _loops.runner
+
+
+class RemoteScope:
+    """A call on a worker, as the scope of what it submits: nested calls run here, in order."""
+
+    __slots__ = ("_engine", "counters", "flow", "index", "job", "log_prints")
+
+    def __init__(self, index: int, job: Job, flow: FlowInfo) -> None:
+        self.index = index
+        self.job = job
+        self.flow = flow
+        self.log_prints = job.log_prints
+        self.counters: MutableMapping[str, Iterator[int]] | None = None
+        self._engine: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine for nested calls, made when the first is submitted."""
+        if self._engine is None:
+            # Most tasks submit nothing. They shall not pay for loading an engine.
+            from ._nested import nested_engine
+
+            self._engine = nested_engine(self.flow)
+        return self._engine
+
+    @property
+    def prefix(self) -> str:
+        """What the names of nested runs begin with."""
+        return f"{self.job.name}/"
+
+    @property
+    def path(self) -> str:
+        """The place of the call below its root flow."""
+        return self.job.path
+
+    def describe(self) -> RunContext:
+        """Return what the body may know about itself."""
+        job, flow = self.job, self.flow
+        return RunContext(
+            flow_run_id=flow.id,
+            flow_run_name=flow.name,
+            flow_name=flow.flow_name,
+            task_run_id=f"{flow.run_id}/{job.path}",
+            task_run_name=job.name,
+            task_name=job.task_name,
+            attempt=job.attempt,
+            tags=job.tags,
+            seed=seed_of(job.path),
+        )
+
+    def asked_to_stop(self) -> bool:
+        """Return False: workers are not asked, they are ended."""
+        return False
+
+    def end(self) -> tuple[Any, ...]:
+        """Wait for nested calls, and return the failures at which nobody looked."""
+        if self._engine is None:
+            return ()
+        engine, self._engine = self._engine, None
+        engine.join()
+        unlooked = tuple(_encoded(error, self.job.name) for error in engine.unlooked())
+        engine.close()
+        engine.backends.close()
+        return unlooked
+
+
+# Both halves meet here: what a body is, in the driver's process and in others.
+
+
+def call_body(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], scope: Scope) -> Any:
+    """Call a task's function, and make what it returns a value that can travel."""
+    if scope.log_prints:
+        with prints_logged():
+            value = function(*args, **kwargs)
+            return value if type(value) in PLAIN_TYPES else _finished_value(value, scope)
+    value = function(*args, **kwargs)
+    return value if type(value) in PLAIN_TYPES else _finished_value(value, scope)
+
+
+def _finished_value(value: Any, scope: Scope) -> Any:
+    cls = type(value)
+    if cls is types.GeneratorType:
+        value = list(value)
+    elif cls is types.CoroutineType:
+        value = _loop().run(value)
+    return _without_futures(value, scope)
+
+
+async def call_async_body(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], scope: Scope
+) -> Any:
+    """Await a task's async function, or collect what its async generator yields."""
+    with prints_logged() if scope.log_prints else contextlib.nullcontext():
+        value = function(*args, **kwargs)
+        value = [item async for item in value] if hasattr(value, "__aiter__") else await value
+    for future in _futures_in(value, scope):
+        await future._over()
+    return _without_futures(value, scope)
+
+
+def _futures_in(value: Any, scope: Scope) -> Mapping[Any, bool]:
+    # Only a body that submitted something can have futures of its own to return.
+    return {} if scope.counters is None else find_futures([value]) or {}
+
+
+def _without_futures(value: Any, scope: Scope) -> Any:
+    """Return a body's value with the futures of its nested calls replaced by their results."""
+    if not _futures_in(value, scope):
+        return value
+    return replace(value, lambda future, allowed: future.result())

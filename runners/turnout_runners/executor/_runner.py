@@ -1,0 +1,232 @@
+"""A runner over the one interface that all pools of the Python world share: ``submit``."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib
+import os
+import pickle
+import threading
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, ThreadPoolExecutor
+from typing import Any, ClassVar, Final
+
+from turnout.errors import RunnerBrokenError, RunnerStartError, RunnerStoppedError
+from turnout.runner import Batch, Capabilities, Host, Outcome, OutcomeKind, TaskRunner
+
+from ._remote import run_packed
+
+__all__ = ["ExecutorTaskRunner"]
+
+Factory = Callable[..., Executor]
+
+_OTHER_PROCESS: Final = Capabilities(isolates_crashes=False, at_most_once=False)
+
+
+class ExecutorTaskRunner(TaskRunner):
+    """Calls run on an executor of somebody else's.
+
+    What can be known of an executor from outside is little: a running call can't be stopped, and when the pool breaks,
+    not whose fault it was. So a broken pool is built again, and the calls that it held run one at a time until the
+    guilty one is found; the others are run again though they may have begun.
+
+    To make a runner of your own from an executor, derive from this class and define :meth:`make_executor`.
+
+    Parameters
+    ----------
+    executor
+        An executor, which stays up; or a class or function that makes one, or its place as ``"module:name"``. With
+        those the runner builds a pool for itself, builds it again when it breaks, and shuts it down. Default: the
+        standard library's ``ThreadPoolExecutor``.
+    max_workers
+        How many calls are sent at once; handed on to an executor's class. Default: as many as the executor says that
+        it has workers, else the number of processors.
+    pickle
+        Whether calls are pickled on their way. Default: not for the standard library's thread pool, where functions
+        and values are shared; for everything else.
+
+    Examples
+    --------
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> from turnout import flow, task
+    >>> from turnout_runners.executor import ExecutorTaskRunner
+    >>> @task
+    ... def double(x):
+    ...     return 2 * x
+    >>> @flow(task_runner=ExecutorTaskRunner(ThreadPoolExecutor, max_workers=2))
+    ... def doubled():
+    ...     return double.map([1, 2, 3])
+    >>> doubled()
+    [2, 4, 6]
+    """
+
+    # Of an executor in other processes; `__init__` puts what is known of a particular one in its place.
+    capabilities: Capabilities = _OTHER_PROCESS
+    default_executor: ClassVar[Factory] = ThreadPoolExecutor
+
+    def __init__(
+        self,
+        executor: Executor | Factory | str | None = None,
+        *,
+        max_workers: int | None = None,
+        pickle: bool | None = None,
+    ) -> None:
+        if max_workers is not None and max_workers < 1:
+            raise ValueError(f"max_workers={max_workers}: give 1 or more.")
+        self._source = _found(executor) if isinstance(executor, str) else executor
+        self._max_workers = max_workers
+        if self._source is None and type(self).make_executor is ExecutorTaskRunner.make_executor:
+            self._source = type(self).default_executor
+        if self._source is not None and not (_is_executor(self._source) or callable(self._source)):
+            raise TypeError(f"executor={executor!r}: give an Executor, or a class or function that makes one.")
+        shared = _is_thread_pool(self._source) if pickle is None else not pickle
+        self.capabilities = dataclasses.replace(_OTHER_PROCESS, in_process=shared)
+        self._pool: _Pool | None = None
+
+    def make_executor(self) -> Executor:
+        """Return a new executor. Called at the start, and again when the one before broke."""
+        assert self._source is not None, "a runner without a source overrides this"
+        if isinstance(self._source, type) and self._max_workers is not None:
+            made = self._source(max_workers=self._max_workers)
+        else:
+            made = self._source()  # type: ignore[operator]
+        return made  # type: ignore[no-any-return]
+
+    def start(self, host: Host) -> None:
+        """Build the pool, if it was not handed in."""
+        handed_in = self._source if _is_executor(self._source) else None
+        executor = handed_in if handed_in is not None else self.make_executor()
+        if not _is_executor(executor):
+            raise RunnerStartError(f"The factory of {self!r} returned {executor!r}, which has no submit().")
+        rebuild = None if handed_in is not None else self.make_executor
+        self._pool = _Pool(host, executor, rebuild, in_process=self.capabilities.in_process)
+
+    def slots(self) -> int:
+        """Return ``max_workers``, or what the executor says of itself."""
+        if self._max_workers is not None:
+            return self._max_workers
+        executor = self._pool.executor if self._pool is not None else self._source
+        for name in ("_max_workers", "max_workers"):
+            count = getattr(executor, name, None)
+            if isinstance(count, int) and count > 0:
+                return count
+        return os.cpu_count() or 1
+
+    def submit(self, batch: Batch) -> None:
+        """Hand a batch to the executor."""
+        if self._pool is None:
+            raise RunnerStoppedError(f"{self!r} is not running. Submit in a flow, or inside of `with runner:`.")
+        self._pool.submit(batch)
+
+    def cancel(self, batch: Batch) -> bool:
+        """Take a batch back that the executor has not begun, if it lets us."""
+        return self._pool is not None and self._pool.cancel(batch)
+
+    def stop(self) -> None:
+        """Shut the pool down, if it was not handed in."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.stop()
+
+
+class _Pool:
+    """An executor in use, and what it holds."""
+
+    def __init__(
+        self, host: Host, executor: Executor, rebuild: Callable[[], Executor] | None, *, in_process: bool
+    ) -> None:
+        self.executor = executor
+        self._host = host
+        self._rebuild = rebuild
+        self._in_process = in_process
+        self._futures: dict[Batch, Any] = {}
+        # Guards replacing a broken executor: all that it held find out at once, and one of them does it.
+        self._lock = threading.Lock()
+
+    def submit(self, batch: Batch) -> None:
+        executor = self.executor
+        try:
+            future = self._send(executor, batch)
+        except BrokenExecutor:
+            self._replace(executor)
+            executor = self.executor
+            future = self._send(executor, batch)
+        self._futures[batch] = future
+        future.add_done_callback(functools.partial(self._done, batch, executor))
+
+    def _send(self, executor: Executor, batch: Batch) -> Any:
+        if self._in_process:
+            return executor.submit(self._host.execute, batch)
+        return executor.submit(run_packed, pickle.dumps((batch.body, batch.functions, batch.upstream), protocol=5))
+
+    def cancel(self, batch: Batch) -> bool:
+        future = self._futures.get(batch)
+        # Executors differ in what they do when asked, from nothing to raising.
+        with contextlib.suppress(Exception):
+            return future is not None and bool(future.cancel())
+        return False
+
+    def stop(self) -> None:
+        if self._rebuild is not None:
+            self.executor.shutdown(wait=True)
+
+    def _done(self, batch: Batch, executor: Executor, future: Any) -> None:
+        """Report what became of a batch. May run in any thread, also in the one that submits."""
+        self._futures.pop(batch, None)
+        try:
+            result = future.result()
+            outcomes = [] if self._in_process else pickle.loads(result)
+        except CancelledError:
+            outcomes = _for_each(batch, OutcomeKind.RETURNED, None)
+        except BrokenExecutor as error:
+            outcomes = self._broken(batch, executor, error)
+        except BaseException as error:
+            outcomes = _for_each(batch, OutcomeKind.CRASHED, f"{type(error).__name__}: {error}")
+        if outcomes:
+            self._host.report(batch, outcomes)
+
+    def _broken(self, batch: Batch, executor: Executor, error: BrokenExecutor) -> list[Outcome]:
+        cause = f"{type(error).__name__}: {error}"
+        try:
+            self._replace(executor)
+        except Exception as problem:
+            return _for_each(batch, OutcomeKind.CRASHED, f"{cause} ({problem})")
+        return _for_each(batch, OutcomeKind.LOST, cause)
+
+    def _replace(self, broken: Executor) -> None:
+        with self._lock:
+            if self.executor is not broken:
+                return
+            if self._rebuild is None:
+                raise RunnerBrokenError(
+                    "The executor that was handed in is broken and can't be built again. "
+                    "Hand in its class or a function that makes one: ExecutorTaskRunner(lambda: SomeExecutor(...))"
+                )
+            self.executor = self._rebuild()
+        broken.shutdown(wait=False)
+
+
+def _for_each(batch: Batch, kind: OutcomeKind, data: Any) -> list[Outcome]:
+    return [Outcome(index, kind, data) for index in range(len(batch.calls))]
+
+
+def _is_executor(thing: object) -> bool:
+    return not isinstance(thing, type) and callable(getattr(thing, "submit", None))
+
+
+def _is_thread_pool(source: object) -> bool:
+    """Return whether an executor, or what makes it, is surely a pool of threads of this process."""
+    made = source.func if isinstance(source, functools.partial) else source
+    cls = made if isinstance(made, type) else type(made)
+    # Python 3.14's pool of interpreters is derived from the thread pool, and shares nothing.
+    return issubclass(cls, ThreadPoolExecutor) and cls.__name__ != "InterpreterPoolExecutor"
+
+
+def _found(place: str) -> Factory:
+    module, _, name = place.partition(":")
+    if not name:
+        raise ValueError(f"executor={place!r}: name a place as 'module:name', such as 'loky:ProcessPoolExecutor'.")
+    found = getattr(importlib.import_module(module), name)
+    return found  # type: ignore[no-any-return]

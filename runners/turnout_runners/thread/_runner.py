@@ -1,0 +1,281 @@
+"""A pool of threads whose finishing thread runs the next ready call itself."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+from turnout.errors import RunnerStoppedError
+from turnout.runner import Batch, Capabilities, Host, TaskRunner
+
+__all__ = ["ConcurrentTaskRunner", "ThreadPoolTaskRunner"]
+
+# How long `stop` waits for a body that was told to stop and doesn't, in seconds.
+_PATIENCE: Final = 0.5
+
+
+class ThreadPoolTaskRunner(TaskRunner):
+    """Calls run on threads of this process, which share its memory: nothing is pickled.
+
+    A call that is cancelled or out of time is asked to stop: an exception is raised in its thread, which ends Python
+    code at once and C code (such as ``time.sleep``) when it returns. Its slot serves others meanwhile.
+
+    Parameters
+    ----------
+    max_workers
+        How many calls run at once, at least 1. Default: the processors plus 4, at most 32. Calls that wait for other
+        calls don't count, nor do async ones: those all run on one event loop.
+    thread_name_prefix
+        What the names of the threads begin with.
+
+    Examples
+    --------
+    >>> from turnout import flow, task
+    >>> from turnout_runners.thread import ThreadPoolTaskRunner
+    >>> @task
+    ... def double(x):
+    ...     return 2 * x
+    >>> @flow(task_runner=ThreadPoolTaskRunner(max_workers=2))
+    ... def doubled():
+    ...     return double.map([1, 2, 3])
+    >>> doubled()
+    [2, 4, 6]
+    """
+
+    capabilities: Capabilities = Capabilities(
+        in_process=True,
+        keeps_order=True,
+        cancel="cooperative",
+        frees_slot=True,
+        nested="shared",
+        streams=True,
+    )
+
+    def __init__(self, max_workers: int | None = None, thread_name_prefix: str = "turnout") -> None:
+        if max_workers is not None and max_workers < 1:
+            raise ValueError(f"max_workers={max_workers}: give 1 or more.")
+        self._max_workers = max_workers or min(32, (os.cpu_count() or 1) + 4)
+        self._prefix = thread_name_prefix
+        self._pool: _Pool | None = None
+
+    def start(self, host: Host) -> None:
+        """Start nothing yet: threads start when there is something to run."""
+        self._pool = _Pool(host, self._max_workers, self._prefix)
+
+    def slots(self) -> int:
+        """Return ``max_workers``."""
+        return self._max_workers
+
+    def submit(self, batch: Batch) -> None:
+        """Queue a batch by its number."""
+        if self._pool is None:
+            raise RunnerStoppedError(f"{self!r} is not running. Submit in a flow, or inside of `with runner:`.")
+        self._pool.submit(batch)
+
+    def cancel(self, batch: Batch) -> bool:
+        """Give the slot of a running batch to others."""
+        return self._pool is not None and self._pool.abandon(batch)
+
+    def waiting(self) -> contextlib.AbstractContextManager[object]:
+        """Return a context in which the calling thread's slot serves others."""
+        return self._pool.waiting() if self._pool is not None else contextlib.nullcontext()
+
+    def stop(self) -> None:
+        """End the threads."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.stop()
+
+
+ConcurrentTaskRunner = ThreadPoolTaskRunner
+
+
+class _Worker:
+    """A thread, what it runs, and the gate at which it waits for more."""
+
+    __slots__ = ("batch", "gate", "left", "thread")
+
+    def __init__(self) -> None:
+        self.thread: threading.Thread | None = None
+        self.batch: Batch | None = None
+        self.gate = threading.Lock()
+        self.gate.acquire()
+        # Its slot was given away: it ends when its body does.
+        self.left = False
+
+
+class _Pool:
+    """Started threads and the queue that they share.
+
+    A slot is the right to run a batch. It is held by a thread that runs one; it is given to the next thread in line when
+    that thread waits for other calls, and taken again before it goes on, so that never more than ``slots`` bodies run.
+    """
+
+    def __init__(self, host: Host, slots: int, prefix: str) -> None:
+        self._execute = host.execute
+        self._prefix = prefix
+        self._lock = threading.Lock()
+        # Batches as they are submitted come in order by themselves; those that became ready later are sorted in.
+        self._fresh: deque[Batch] = deque()
+        self._released: list[tuple[int, Batch]] = []
+        self._free = slots
+        self._idle: list[_Worker] = []
+        # Threads whose wait is over, and which need a slot to go on.
+        self._resuming: deque[threading.Lock] = deque()
+        self._workers: set[_Worker] = set()
+        self._own = threading.local()
+        self._started = 0
+        self._stopping = False
+
+    def submit(self, batch: Batch) -> None:
+        """Queue a batch, and wake or start a thread if a slot is free. Hot path: called for each call of a flow."""
+        fresh = self._fresh
+        # Numbers rise, but threads that submit may overtake one another, and retries come with their old number.
+        if fresh and batch.seq < fresh[-1].seq:
+            with self._lock:
+                heapq.heappush(self._released, (batch.seq, batch))
+        else:
+            fresh.append(batch)
+        if self._free:
+            self._occupy()
+
+    def abandon(self, batch: Batch) -> bool:
+        """Give away the slot of the thread that runs a batch."""
+        with self._lock:
+            for worker in self._workers:
+                if worker.batch is batch and not worker.left:
+                    worker.left = True
+                    break
+            else:
+                return False
+        self._give_slot()
+        return True
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        worker = getattr(self._own, "worker", None)
+        if worker is None or worker.left:
+            yield
+            return
+        self._give_slot()
+        try:
+            yield
+        finally:
+            if not worker.left:
+                self._take_slot()
+
+    def stop(self) -> None:
+        """End all threads; wait for bodies, but not long for those that were told to stop."""
+        with self._lock:
+            self._stopping = True
+            workers, idle = list(self._workers), self._idle
+            self._idle = []
+        for worker in idle:
+            worker.gate.release()
+        for worker in workers:
+            if worker.thread is not None and worker.thread is not threading.current_thread():
+                worker.thread.join(_PATIENCE if worker.left else None)
+
+    def _occupy(self) -> None:
+        """Have a thread take a free slot, if there is one and something to run."""
+        with self._lock:
+            if not self._free or not (self._fresh or self._released) or self._stopping:
+                return
+            self._free -= 1
+            worker = self._idle.pop() if self._idle else None
+        if worker is not None:
+            worker.gate.release()
+        else:
+            self._start()
+
+    def _start(self) -> None:
+        worker = _Worker()
+        with self._lock:
+            self._workers.add(worker)
+            self._started += 1
+            name = f"{self._prefix}-{self._started}"
+        worker.thread = threading.Thread(target=self._work, args=(worker,), name=name, daemon=True)
+        worker.thread.start()
+
+    def _work(self, worker: _Worker) -> None:
+        """Run batches while there are any and the slot is held."""
+        self._own.worker = worker
+        execute = self._execute
+        try:
+            while True:
+                batch = self._next(worker)
+                if batch is None:
+                    return
+                worker.batch = batch
+                ready = execute(batch)
+                worker.batch = None
+                if ready:
+                    self._release(ready)
+                if worker.left and self._ends(worker):
+                    return
+        finally:
+            with self._lock:
+                self._workers.discard(worker)
+
+    def _release(self, ready: object) -> None:
+        """Queue what became ready. The first needs no other thread: this one is about to look."""
+        with self._lock:
+            for batch in ready:  # type: ignore[attr-defined]
+                heapq.heappush(self._released, (batch.seq, batch))
+            more = self._free and len(self._released) > 1
+        if more:
+            self._occupy()
+
+    def _ends(self, worker: _Worker) -> bool:
+        return worker.left
+
+    def _next(self, worker: _Worker) -> Batch | None:
+        """Return the batch of the lowest number; wait for one; or return None if the thread shall end."""
+        while True:
+            with self._lock:
+                if self._resuming:
+                    # Those who have begun go first. This thread becomes idle in their favour.
+                    self._resuming.popleft().release()
+                else:
+                    batch = self._pop()
+                    if batch is not None:
+                        return batch
+                    self._free += 1
+                if self._stopping:
+                    return None
+                self._idle.append(worker)
+            # Between the two somebody may have queued a batch and seen no free slot.
+            if self._fresh or self._released:
+                self._occupy()
+            worker.gate.acquire()
+            if self._stopping:
+                return None
+
+    def _pop(self) -> Batch | None:
+        fresh, released = self._fresh, self._released
+        if released and (not fresh or released[0][0] < fresh[0].seq):
+            return heapq.heappop(released)[1]
+        return fresh.popleft() if fresh else None
+
+    def _give_slot(self) -> None:
+        with self._lock:
+            if self._resuming:
+                self._resuming.popleft().release()
+                return
+            self._free += 1
+        self._occupy()
+
+    def _take_slot(self) -> None:
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return
+            gate = threading.Lock()
+            gate.acquire()
+            self._resuming.append(gate)
+        gate.acquire()
