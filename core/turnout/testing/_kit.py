@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 from turnout import TaskFuture, flow
@@ -95,7 +95,7 @@ class Conformance(abc.ABC):
     def _held(self, request: pytest.FixtureRequest, slots: int) -> TaskRunner:
         # Not a class-scoped fixture: pytest no longer likes those as methods, and `make_runner` is one.
         node = request.node.getparent(pytest.Class)
-        held = node.stash.setdefault(_HELD, {})
+        held: dict[int, TaskRunner] = node.stash.setdefault(_HELD, {})
         if slots not in held:
             runner = self.make_runner(slots)
             hold(runner)

@@ -108,21 +108,24 @@ class SubflowConformance(Conformance):
             assert outer() == 5
         assert (counted.starts(fresh_runner), counted.stops(fresh_runner)) == (1, 1)
 
-    def test_F6_a_subflow_may_name_its_own_runner(self, runner: TaskRunner, fresh_runner: TaskRunner) -> None:
-        """A subflow decorated with a runner uses that one, started and stopped for it."""
+    def test_F6_a_subflow_may_name_its_own_runner(self, runner: TaskRunner, declared: Declare) -> None:
+        """A subflow decorated with a runner uses that one, started once for the parent, and stopped with it."""
+        other = self.make_runner(3)
+        if other == runner:
+            declared("inline: all runners are equal, and equal ones share a backend")
 
-        @flow(task_runner=fresh_runner)
+        @flow(task_runner=other)
         def inner(number: int) -> Any:
             return add.submit(number, 1)
 
         @flow(task_runner=runner)
         def outer() -> Any:
-            return add.submit(inner(1), 5)
+            first = add.submit(1, 2)
+            return add.submit(inner(first), inner(5))
 
-        with backends(type(fresh_runner)) as counted:
-            assert outer() == 7
-        assert (counted.starts(fresh_runner), counted.starts(runner)) == (1, 0)
-        assert counted.stops(fresh_runner) == 1
+        with backends(type(other)) as counted:
+            assert outer() == 10
+        assert counted.starts(other) == counted.stops(other) == (other != runner)
 
     def test_F6_a_subflow_takes_futures_of_the_parent(
         self, runner: TaskRunner, signals: Signals, declared: Declare
@@ -180,8 +183,7 @@ class SubflowConformance(Conformance):
 
         @flow(task_runner=runner)
         def outer() -> str:
-            state = inner(return_state=True)
-            return state.name
+            return str(inner(return_state=True).name)
 
         assert outer() == "Failed"
 
@@ -250,7 +252,8 @@ class SubflowConformance(Conformance):
         with pytest.raises(ExceptionGroup) as caught:
             asyncio.run(bad(in_body=False))
         assert [str(error) for error in caught.value.exceptions] == ["call"]
-        assert asyncio.run(bad(in_body=False, return_state=True)).name == "Failed"
+        untyped: Any = bad
+        assert asyncio.run(untyped(in_body=False, return_state=True)).name == "Failed"
 
     def test_F8_awaiting_a_failed_future_raises(self, runner: TaskRunner) -> None:
         """``await future`` raises what the call raised, and is a look."""
@@ -290,7 +293,7 @@ class SubflowConformance(Conformance):
     def test_F8_two_async_flows_at_once_on_one_runner(self, runner: TaskRunner) -> None:
         """Two async flows run at once on one runner object: each needs the other to go on."""
 
-        async def both() -> list[Any]:
+        async def both() -> Any:
             turns = [asyncio.Event(), asyncio.Event()]
 
             @flow(task_runner=runner)
@@ -329,7 +332,7 @@ class SubflowConformance(Conformance):
 
         with ThreadPoolExecutor(2) as pool:
             used = [runner, runner if runners == 1 else one_slot]
-            running = [pool.submit(flow(half, task_runner=each), number * 1000) for number, each in enumerate(used)]
+            running = [pool.submit(run_on, each, half, number * 1000) for number, each in enumerate(used)]
             results = [future.result(50) for future in running]
         assert results == [list(range(1, 51)), list(range(1001, 1051))]
 

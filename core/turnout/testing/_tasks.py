@@ -113,10 +113,9 @@ class TaskConformance(TaskOptionConformance, ValueConformance):
         def ask() -> Any:
             good = add.submit(1, 2, return_state=True)
             bad = fail.submit("no", return_state=True)
-            assert isinstance(good, State)
-            return good.name, good.result(), bad.name
+            return type(good), type(bad), good.result()
 
-        assert ask() == ("Completed", 3, "Failed")
+        assert ask() == (State, State, 3)
 
     def test_T3_other_threads_of_a_flow_may_submit(self, runner: TaskRunner) -> None:
         """A thread that was started with a copy of the flow's context may submit to it, beside others."""
