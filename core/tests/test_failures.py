@@ -113,6 +113,24 @@ class WithSetState(Exception):
         self.__dict__.update(state, restored=True)
 
 
+class Older(Exception):
+    def __reduce__(self) -> Any:
+        return type(self), (self.args[0],)
+
+
+class Younger(Older):
+    """Adds what the inherited reduction doesn't know."""
+
+    def __init__(self, code: int, detail: str = "lost") -> None:
+        super().__init__(code)
+        self.detail = detail
+
+
+class Unreadable(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("don't look at me")
+
+
 class Selfish(Exception):
     """Its own reduction needs itself."""
 
@@ -285,6 +303,15 @@ class TestOwnReduction:
         error = WithSetState(1)
         error.x = 2  # type: ignore[attr-defined]
         assert vars(travelled(error)) == {"x": 2, "restored": True}
+
+    def test_attributes_that_were_set_later_come_along_all_the_same(self) -> None:
+        error = json.JSONDecodeError("x", "doc", 1)
+        error.url = "later"  # type: ignore[attr-defined]
+        assert same(travelled(error), error)
+
+    def test_an_inherited_one_is_not_trusted_with_a_younger_init(self) -> None:
+        error = Younger(1, "kept")
+        assert same(travelled(error), error)
 
     def test_exceptions_inside_stay_one_object(self) -> None:
         inner: Any = OwnInit(1, detail="x")
@@ -652,6 +679,10 @@ class TestRefusals:
         with pytest.raises(SerializationError, match="recursion"):
             encode(ValueError(value))
 
+    def test_an_exception_that_cannot_be_looked_at(self) -> None:
+        with pytest.raises(SerializationError, match="don't look at me"):
+            encode(Unreadable(1))
+
     def test_an_exception_that_cannot_even_be_printed(self) -> None:
         with pytest.raises(SerializationError, match="Mute"):
             encode(Mute(LOCK))
@@ -767,6 +798,24 @@ class TestStandIns:
         assert "raise Local(1, 2)" in printed(arrived)
 
 
+def test_classes_of_main_come_back_as_the_same_class(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "import pickle, subprocess, sys\n"
+        "from turnout._failures import decode\n"
+        "from turnout._serialization import pack_function\n"
+        "class Own(Exception): pass\n"
+        "def body(): raise Own(3)\n"
+        "worker = 'import sys, pickle; from turnout._failures import encode\\n' \\\n"
+        "    'try: pickle.load(sys.stdin.buffer)()\\n' \\\n"
+        "    'except Exception as error: pickle.dump(encode(error), sys.stdout.buffer)'\n"
+        "done = subprocess.run([sys.executable, '-c', worker], input=pack_function(body)[1], stdout=-1, check=True)\n"
+        "try: raise decode(pickle.loads(done.stdout))\n"
+        "except Own as error: print('caught', error)\n"
+    )
+    done = run_python(tmp_path, "program.py")
+    assert done.stdout == "caught 3\n", done.stderr
+
+
 def caught_in(*modules: str, error: BaseException) -> BaseException:
     """Raise an error below frames of those modules, the outermost first."""
     body = functools.partial(raise_it, error) if modules[-1] == "user" else None
@@ -779,8 +828,7 @@ def caught_in(*modules: str, error: BaseException) -> BaseException:
     caught = caught_from(body)
     # The frame of caught_from itself.
     assert caught.__traceback__ is not None
-    caught.__traceback__ = caught.__traceback__.tb_next
-    return caught
+    return caught.with_traceback(caught.__traceback__.tb_next)
 
 
 def modules_of(error: BaseException) -> list[str]:
@@ -818,6 +866,9 @@ class TestOwnFrames:
         without_own_frames(error)
         for one in (error, cause, context, member):
             assert modules_of(one) == ["user"]
+
+    def test_errors_that_forbid_to_set_attributes(self) -> None:
+        assert modules_of(without_own_frames(caught_in("turnout", "user", error=Frozen(1, [])))) == ["user"]
 
     def test_errors_that_were_never_raised(self) -> None:
         assert without_own_frames(KeyError()).__traceback__ is None

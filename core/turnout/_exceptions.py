@@ -29,7 +29,7 @@ def _studied(cls: Any) -> Shape:
         members |= {name: found for name, found in vars(base).items() if _is_member(name, found)}
     makers = (vars(base).get("__new__") for base in cls.__mro__)
     new = next(maker for maker in makers if isinstance(maker, types.BuiltinMethodType))
-    return Shape(members, new, any(_is_custom(cls, name) for name in ("__reduce__", "__reduce_ex__", "__setstate__")))
+    return Shape(members, new, any(_says(cls, name) for name in ("__reduce__", "__reduce_ex__", "__setstate__")))
 
 
 shape_of: Callable[[Any], Shape] = functools.lru_cache(maxsize=256)(_studied)
@@ -42,9 +42,17 @@ def _is_member(name: str, found: object) -> bool:
     return isinstance(found, types.MemberDescriptorType | types.GetSetDescriptorType)
 
 
-def _is_custom(cls: type, name: str) -> bool:
-    owner = next((base for base in cls.__mro__ if name in vars(base)), object)
-    return owner.__module__ != "builtins"
+def _says(cls: type, name: str) -> bool:
+    """Return whether the class has such a method of its own, not older than its ``__init__``.
+
+    One that was inherited knows nothing of what a younger ``__init__`` adds, and would lose it in silence.
+    """
+    owner = _owner(cls, name)
+    return owner.__module__ != "builtins" and issubclass(owner, _owner(cls, "__init__"))
+
+
+def _owner(cls: type, name: str) -> type:
+    return next((base for base in cls.__mro__ if name in vars(base)), object)
 
 
 def members_of(error: BaseException, shape: Shape) -> Iterator[tuple[str, Any]]:

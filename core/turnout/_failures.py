@@ -7,6 +7,7 @@ length are fine, and an exception that is met twice stays one object.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import io
@@ -31,7 +32,7 @@ class _Record(NamedTuple):
     """The class itself, where module and name don't lead to it on another machine."""
     text: str
     """What ``str`` gives, for the case that the class can't be had where this is decoded."""
-    values: tuple[Any, ...] | bytes
+    values: tuple[Any, Any, Any] | bytes
     """``args``, members and ``__dict__``; pickled where they hold more than plain values."""
     reduced: bytes | None
     """What the class's own ``__reduce__`` gave, pickled."""
@@ -67,7 +68,14 @@ def encode(error: BaseException, what: str = "the task") -> Any:
     >>> decode(encode(ValueError("x")))
     ValueError('x')
     """
-    return _Encoder(error, what).records()
+    encoder = _Encoder(error, what)
+    try:
+        return encoder.records()
+    except SerializationError:
+        raise
+    except Exception as problem:
+        # What an exception does when it is looked at is up to its class.
+        encoder.refuse(0, problem, error)
 
 
 def decode(encoded: Any) -> BaseException:
@@ -129,10 +137,10 @@ class _Encoder:
         try:
             by_value, _ = self._pickled(index, cls)
         except Exception as error:
-            self._refuse(index, error, cls)
+            self.refuse(index, error, cls)
         return cls.__module__, cls.__qualname__, by_value
 
-    def _values(self, index: int, error: BaseException, shape: Shape, required: bool) -> tuple[Any, ...] | bytes:
+    def _values(self, index: int, error: BaseException, shape: Shape, required: bool) -> tuple[Any, Any, Any] | bytes:
         members = dict(members_of(error, shape))
         values = (get(error, "args"), members, vars(error))
         if all(
@@ -142,9 +150,10 @@ class _Encoder:
         try:
             return self._pickled(index, values)[0]
         except Exception as problem:
+            # The class's own words leave out what can't be pickled.
             if not required:
                 return ((text_of(error),), (), ())
-            self._refuse(index, problem, error)
+            self.refuse(index, problem, error)
 
     def _reduced(self, index: int, error: BaseException) -> tuple[bytes | None, tuple[int, ...]]:
         try:
@@ -169,7 +178,7 @@ class _Encoder:
         pickler.dump(value)
         return stream.getvalue(), tuple(pickler.met)
 
-    def _refuse(self, index: int, problem: Exception, part: Any) -> NoReturn:
+    def refuse(self, index: int, problem: Exception, part: Any) -> NoReturn:
         error = self._errors[index]
         name = type(error).__qualname__
         found = explain(part, problem, f"The exception {name} raised by {self._what}", self._path(index))
@@ -212,8 +221,9 @@ class _Decoder:
     def __init__(self, encoded: Any) -> None:
         self._records = [_Record._make(fields) for fields in encoded]
         self._errors: list[BaseException | None] = [None] * len(self._records)
-        # Those still to be filled with their values: made without their class's own words.
+        # Made without their class's own words, and still to be filled.
         self._bare: set[int] = set()
+        self._made_by_class: set[int] = set()
 
     def root(self) -> BaseException:
         for index in range(len(self._records)):
@@ -242,24 +252,18 @@ class _Decoder:
                 stack.pop()
 
     def _made(self, index: int, record: _Record) -> BaseException:
-        try:
-            if record.reduced is not None:
-                error = self._made_by_class(record.reduced)
-                if error is not None:
+        if record.reduced is not None:
+            with contextlib.suppress(Exception):
+                error = self._loaded(record.reduced)
+                if isinstance(error, BaseException):
+                    self._made_by_class.add(index)
                     return error
-            cls = self._class(record)
-            error = self._bare_error(cls, record)
+        try:
+            bare: BaseException = self._bare_error(self._class(record), record)
         except Exception as problem:
             return _stand_in(record, problem)
         self._bare.add(index)
-        return error
-
-    def _made_by_class(self, reduced: bytes) -> BaseException | None:
-        try:
-            error = self._loaded(reduced)
-        except Exception:
-            return None
-        return error if isinstance(error, BaseException) else None
+        return bare
 
     def _class(self, record: _Record) -> type[BaseException]:
         if record.by_value is not None:
@@ -271,15 +275,12 @@ class _Decoder:
             raise TypeError(f"{record.module}.{record.name} is no class of exceptions")
         return cls
 
-    def _bare_error(self, cls: type[BaseException], record: _Record) -> BaseException:
+    def _bare_error(self, cls: type[BaseException], record: _Record) -> Any:
         new = shape_of(cls).new
         if record.group is None:
-            error = new(cls)
-        else:
-            message, members = record.group
-            error = new(cls, message, [self.error(member) for member in members])
-        assert isinstance(error, BaseException)
-        return error
+            return new(cls)
+        message, members = record.group
+        return new(cls, message, [self.error(member) for member in members])
 
     def _loaded(self, blob: bytes) -> Any:
         return _FailureUnpickler(io.BytesIO(blob), self).load()
@@ -287,17 +288,20 @@ class _Decoder:
     def _fill(self, record: _Record, error: BaseException, index: int) -> None:
         if index in self._bare:
             self._fill_values(record, error)
-        elif record.notes is not None and "__notes__" not in vars(error):
-            vars(error)["__notes__"] = list(record.notes)
+        elif index in self._made_by_class:
+            self._add_attributes(record, error)
         put(error, "__traceback__", rebuilt(record.frames))
         put(error, "__cause__", None if record.cause is None else self.error(record.cause))
         put(error, "__context__", None if record.context is None else self.error(record.context))
         put(error, "__suppress_context__", record.suppress_context)
 
-    def _fill_values(self, record: _Record, error: BaseException) -> None:
+    def _values(self, record: _Record) -> tuple[Any, Any, Any]:
         values = record.values
+        return self._loaded(values) if isinstance(values, bytes) else values
+
+    def _fill_values(self, record: _Record, error: BaseException) -> None:
         try:
-            arguments, members, attributes = self._loaded(values) if isinstance(values, bytes) else values
+            arguments, members, attributes = self._values(record)
         except Exception as problem:
             put(error, "args", (record.text,))
             note = f"Its arguments and attributes can't be loaded here: {type(problem).__name__}: {problem}"
@@ -308,6 +312,14 @@ class _Decoder:
         descriptors = shape_of(type(error)).members
         for name, value in dict(members).items():
             put_member(descriptors.get(name), error, value)
+
+    def _add_attributes(self, record: _Record, error: BaseException) -> None:
+        """Add what was set on the exception after it was made, of which the class's own words know nothing."""
+        with contextlib.suppress(Exception):
+            _, _, attributes = self._values(record)
+            vars(error).update(dict(attributes) | vars(error))
+        if record.notes is not None:
+            vars(error).setdefault("__notes__", list(record.notes))
 
 
 class _FailureUnpickler(pickle.Unpickler):

@@ -8,6 +8,7 @@ import types
 from collections.abc import Iterator
 from typing import Any, Final, TypeAlias
 
+from ._exceptions import put
 from .errors import TurnoutError
 
 __all__ = ["Frame", "frames_of", "listing", "rebuilt", "without_own_frames"]
@@ -81,7 +82,7 @@ def _strip(error: BaseException) -> None:
     while kept is not None and _is_own(kept.tb_frame):
         kept = kept.tb_next
     if kept is not first and (kept is not None or isinstance(error, TurnoutError)):
-        error.__traceback__ = kept
+        put(error, "__traceback__", kept)
 
 
 def _is_own(frame: types.FrameType) -> bool:
