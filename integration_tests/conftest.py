@@ -1,4 +1,4 @@
-"""What holds around every module of tests: nothing that Turnout started outlives it."""
+"""What holds for every module of tests here: its functions reach workers, and nothing that it started outlives it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,27 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
+import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 PATIENCE: Final = 10.0
 """Seconds that threads and workers get to end, once they have been told to."""
 
+_HERE: Final = Path(__file__).parent
 _TASKS: Final = Path("/proc/self/task")
 _OURS: Final = re.compile(rb"\bturnout(_runners)?\.")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Under --import-mode=importlib no other process can import test modules, so what they define travels by value.
+    # Doctests come from modules that can be imported everywhere.
+    here = [item for item in items if isinstance(item, pytest.Function) and item.path.is_relative_to(_HERE)]
+    for module in {item.module for item in here}:
+        if isinstance(module, ModuleType):
+            cloudpickle.register_pickle_by_value(module)
 
 
 def _threads() -> set[str]:
