@@ -110,7 +110,7 @@ class Call(Batch):
             task_run_name=future.name,
             task_name=self.task.name,
             attempt=max(1, self.attempt),
-            tags=self.task.tags | self.context.get(current_tags, frozenset()),
+            tags=self.task.tags | (self.context[current_tags] if current_tags in self.context else frozenset()),
             seed=seed_of(future.path),
         )
 

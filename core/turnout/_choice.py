@@ -83,8 +83,8 @@ def engine_for(
     inside = parent is not None and parent.engine.in_worker
     chosen = explicit or _used_runner.get()
     if chosen is None and not inside:
-        # A worker has the driver's environment and may run a flow of the same decorator. It must not start a pool of its
-        # own for what the driver sent it.
+        # A worker has the driver's environment and may run a flow of the same decorator. It must not start a pool of
+        # its own for what the driver sent it.
         chosen = command_line_runner.get() or os.environ.get(ENVIRONMENT_VARIABLE) or decorated
     if chosen is not None:
         return Engine(backends, resolve(chosen), in_worker=inside)

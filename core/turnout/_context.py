@@ -233,5 +233,5 @@ def _reduce_variable(variable: contextvars.ContextVar[Any]) -> tuple[Any, tuple[
     return _variable_named, (variable.name,)
 
 
-# Python can't pickle context variables at all; a function of __main__ that uses a registered one must be able to travel.
+# Python can't pickle context variables at all, but a function of __main__ that uses a registered one must travel.
 copyreg.pickle(contextvars.ContextVar, _reduce_variable)

@@ -395,7 +395,9 @@ class WindowDispatcher(Dispatcher):
             call = self._queue[0][1]
             if call.future._type >= COMPLETED:
                 heapq.heappop(self._queue)
-            elif (calls and not (call.task.is_async and len(calls) < _MOST_TOGETHER and not call.task.travels_alone)) or (not calls and self._in_flight >= self._window(call, slots)):
+            elif (
+                calls and not (call.task.is_async and len(calls) < _MOST_TOGETHER and not call.task.travels_alone)
+            ) or (not calls and self._in_flight >= self._window(call, slots)):
                 break
             else:
                 calls.append(heapq.heappop(self._queue)[1])
@@ -598,7 +600,7 @@ def release(runner: TaskRunner) -> None:
     # The entry stays while the backend stops: whoever wants the runner again meanwhile waits for that.
     with held.lock:
         with _held_lock:
-            if held.users or _held.get(id(runner)) is not held:
+            if held.users > 0 or _held.get(id(runner)) is not held:
                 return
         dispatcher, held.dispatcher = held.dispatcher, None
         try:
@@ -606,7 +608,7 @@ def release(runner: TaskRunner) -> None:
                 dispatcher.stop()
         finally:
             with _held_lock:
-                if not held.users:
+                if held.users == 0:
                     _held.pop(id(runner), None)
 
 
@@ -654,5 +656,5 @@ class Backends:
                 errors.append(error)
         if self._here is not None:
             self._here.stop()
-        for error in errors:
-            logger.error("A runner did not stop cleanly.", exc_info=error)
+        for problem in errors:
+            logger.error("A runner did not stop cleanly.", exc_info=problem)

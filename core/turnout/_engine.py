@@ -1,10 +1,10 @@
 """Order, readiness, retries and final states: what a flow run does with its calls.
 
-The way of a call: ``submit`` → (its dependencies are over) → its dispatcher → a runner → ``execute`` in this process, or
-``worker.run_batch`` in another → ``succeeded`` or ``failed`` → its dependents.
+The way of a call: ``submit`` → (its dependencies are over) → its dispatcher → a runner → ``execute`` in this process,
+or ``worker.run_batch`` in another → ``succeeded`` or ``failed`` → its dependents.
 
 `submit` and `execute` are the hot path. They are written out long, with few calls and one lock, because at their scale
-(3 µs for a no-op on threads, of which the body's own call is 0.1) each method call and each lock counts.
+(a few µs for a no-op on threads) each method call and each lock counts.
 """
 
 from __future__ import annotations
@@ -223,13 +223,14 @@ class Engine:
             dependencies = {**(find_futures([wait_for]) or {}), **(dependencies or {})}
         self.open[call] = None
         future = call.future
-        if task.run_name is not None or self.cancelling:
-            self._unusual(call)
+        if self.cancelling:
+            settle(call, CANCELLED, Failure())
         if dependencies is not None:
             call.dependencies = dependencies
             if not self._register(call, dependencies):
                 return future
-        dispatcher.push(call, True)
+        if task.run_name is None or give_name(call):
+            dispatcher.push(call, True)
         return future
 
     def _new_call(
@@ -266,9 +267,9 @@ class Engine:
                 f"{task.name}.submit() came after the flow run {self.flow_run.name!r} ended. "
                 "Wait in the flow's body for what submits."
             )
-        self._dispatcher = self.home or (self.runner and self.backends.dispatcher_for(self.runner))
-        if self._dispatcher is None:
+        if self.runner is None:
             raise no_context(task)
+        self._dispatcher = self.backends.dispatcher_for(self.runner)
         return self._dispatcher
 
     def _special_dispatcher(self, scope: Scope, task: Task[..., Any]) -> Dispatcher:
@@ -307,18 +308,6 @@ class Engine:
         type_ = CANCELLED if upstream._type is CANCELLED else UPSTREAM_FAILED
         start(settle(call, type_, Failure(root=upstream._data.root or upstream)))
 
-    def _unusual(self, call: Call) -> None:
-        """Give a call its name, or cancel it because the flow is ending."""
-        task = call.task
-        if self.cancelling:
-            settle(call, CANCELLED, Failure())
-        elif task.run_name is not None:
-            try:
-                call.future._name = task.name_of_run(call.args, call.kwargs)
-            except Exception as error:
-                error.add_note(f"Raised by task_run_name={task.run_name!r} of task {task.name!r}.")
-                settle(call, StateType.FAILED, Failure(error))
-
     # Running here and now
 
     def call_here(
@@ -337,13 +326,14 @@ class Engine:
         call = self._new_call(scope, task, args, kwargs, self.backends.here)
         self.open[call] = None
         call.dependencies = find_futures([*args, *kwargs.values()])
-        if task.run_name is not None or self.cancelling:
-            self._unusual(call)
+        if self.cancelling:
+            settle(call, CANCELLED, Failure())
         return call
 
     def may_go(self, call: Call) -> bool:
         """Return whether a call whose dependencies are over can run; it is final if not."""
-        return call.dependencies is None or self._register(call, call.dependencies)
+        ready = call.dependencies is None or self._register(call, call.dependencies)
+        return ready and (call.task.run_name is None or give_name(call))
 
     # Cancelling
 
@@ -460,9 +450,13 @@ class Engine:
         if TASK_RUNS.isEnabledFor(level):
             error = future._data.error if type_ > StateType.CACHED else None
             state = State(type_, summary(error, type_) if error is not None else None)
-            ids = {"task_run_id": future.task_run_id, "task_run_name": future.name}
-            flow_ids = {"flow_run_id": self.flow_run.id, "flow_run_name": self.flow_run.name}
-            TASK_RUNS.log(level, "Task run %r - Finished in state %r", future.name, state, extra=ids | flow_ids)
+            ids = {
+                "flow_run_id": self.flow_run.id,
+                "flow_run_name": self.flow_run.name,
+                "task_run_id": future.task_run_id,
+                "task_run_name": future.name,
+            }
+            TASK_RUNS.log(level, "Task run %r - Finished in state %r", future.name, state, extra=ids)
 
     def _run_hooks(self, hooks: Sequence[Any], call: Call, type_: StateType) -> None:
         future = call.future
@@ -590,6 +584,8 @@ def _mine(ready: Sequence[Call], call: Call) -> Sequence[Call]:
     dispatcher = call.dispatcher
     mine = []
     for other in ready:
+        if other.task.run_name is not None and not give_name(other):
+            continue
         if other.dispatcher is dispatcher and not other.task.is_async:
             mine.append(other)
         else:
@@ -600,7 +596,22 @@ def _mine(ready: Sequence[Call], call: Call) -> Sequence[Call]:
 def start(ready: Sequence[Call]) -> None:
     """Hand calls that became ready to their dispatchers."""
     for call in ready:
-        call.dispatcher.push(call, False)
+        if call.task.run_name is None or give_name(call):
+            call.dispatcher.push(call, False)
+
+
+def give_name(call: Call) -> bool:
+    """Give a call whose dependencies are over the name that its task wants, or fail it if there is none."""
+    if call.future._name is not None:
+        return True
+    try:
+        args, kwargs = replace((call.args, call.kwargs), value_or_error)
+        call.future._name = call.task.name_of_run(args, kwargs)
+    except Exception as error:
+        error.add_note(f"Raised while a name was made from task_run_name={call.task.run_name!r}.")
+        start(settle(call, StateType.FAILED, Failure(error)))
+        return False
+    return True
 
 
 def began(call: Call, attempt: int) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, overload
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVar, overload
 
 from ._choice import RunnerChoice, command_line_runner
 from ._flow_run import FlowRun
@@ -54,13 +53,13 @@ class Flow(Generic[P, R]):
         on_crashed: Iterable[Hook] = (),
         on_running: Iterable[Hook] = (),
     ) -> None:
-        self._binds = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
+        self._binds: type | None = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
         function: Callable[..., Any] = fn.__func__ if isinstance(fn, (classmethod, staticmethod)) else fn
         if not callable(function):
             raise TypeError(f"@flow needs a function, not {function!r}.")
         self.fn = function
         functools.update_wrapper(self, function, updated=())
-        self.name: str = name or getattr(function, "__name__", type(function).__name__)
+        self.name = name or str(getattr(function, "__name__", type(function).__name__))
         self.description = description if description is not None else inspect.getdoc(function)
         self.version = version
         self.task_runner = task_runner
@@ -94,10 +93,10 @@ class Flow(Generic[P, R]):
             _pydantic()
 
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
-    def __call__(self, *args: Any, return_state: bool, **kwargs: Any) -> State: ...
-    def __call__(self, *args: Any, return_state: bool = False, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, return_state: Literal[True], **kwargs: Any) -> State: ...
+    def __call__(self, /, *args: Any, return_state: bool = False, **kwargs: Any) -> Any:  # type: ignore[misc]  # P has none
         """Run the flow.
 
         Parameters
@@ -235,7 +234,9 @@ class Flow(Generic[P, R]):
     def __get__(self, instance: object, owner: type | None = None) -> Self:
         if self._binds is staticmethod or (instance is None and self._binds is None):
             return self
-        bound = copy.copy(self)
+        # Not copy.copy: that asks __reduce__, which answers with where this object is found.
+        bound = object.__new__(type(self))
+        vars(bound).update(vars(self))
         bound._bound = (owner if self._binds is classmethod else instance,)
         return bound
 
@@ -277,7 +278,7 @@ def _given(state: State, return_state: bool) -> Any:
 
 def _split(function: Callable[..., Any], parameters: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return arguments by name as the positional and keyword arguments of a function."""
-    bound = inspect.BoundArguments(inspect.signature(function), parameters)  # type: ignore[arg-type]
+    bound = inspect.BoundArguments(inspect.signature(function), parameters)
     return bound.args, bound.kwargs
 
 
@@ -307,9 +308,7 @@ def _validated(flow: Flow[..., Any], parameters: dict[str, Any]) -> dict[str, An
 
 
 @overload
-def flow(fn: Callable[P, Awaitable[R]], /) -> Flow[P, Awaitable[R]]: ...
-@overload
-def flow(fn: Callable[P, R], /) -> Flow[P, R]: ...
+def flow(fn: Callable[P, R], /, **options: Any) -> Flow[P, R]: ...
 @overload
 def flow(
     fn: None = None,

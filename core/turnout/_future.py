@@ -175,7 +175,7 @@ class TaskFuture(Generic[R]):
             self._wait(timeout)
         if self._type is COMPLETED:
             data = self._data
-            return data if type(data) is not Parcel else self._value()  # type: ignore[no-any-return]
+            return data if type(data) is not Parcel else self._value()
         return self._other_result()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -416,7 +416,9 @@ class FutureList(list[TaskFuture[R]]):
             How long to wait for all of them together, in seconds; None waits for ever.
         """
         remaining = countdown(timeout)
-        return all([future.wait(remaining()) for future in self])
+        for future in self:
+            future.wait(remaining())
+        return all(future.done() for future in self)
 
 
 class DoneAndNotDone(NamedTuple):
@@ -554,7 +556,7 @@ def wait_for_gate(gate: threading.Lock, timeout: float | None, *, keep: bool = F
         return False
     elif _delivering.now:
         raise WouldDeadlockError(
-            "This thread delivers outcomes (it is in a callback, a hook, or an event loop of a runner), so what it waits "
+            "This thread delivers outcomes (it is in a callback, a hook, or a runner's event loop), so what it waits "
             "for might never come. Submit a task that depends on the future, use `await`, or wait in the flow's body."
         )
     else:

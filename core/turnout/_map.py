@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
-# How many calls of a lazy map are submitted and not consumed: enough for the batches of many workers, and little memory.
+# How many calls of a lazy map are submitted and not consumed: enough for many workers, and little memory.
 _AHEAD: Final = 1000
 _END: Final = object()
 
@@ -41,7 +41,7 @@ def elements_of(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, laz
         See :mod:`turnout.errors`.
     """
     columns: dict[int | str, Iterable[Any]] = {}
-    for key, value in itertools.chain(enumerate(args), kwargs.items()):
+    for key, value in _numbered(args, kwargs):
         column = _column(value)
         if column is not None:
             columns[key] = column
@@ -53,6 +53,10 @@ def elements_of(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, laz
         columns = {key: list(column) for key, column in columns.items()}
         _check_lengths(name, columns)
     return _rows(name, args, kwargs, columns)
+
+
+def _numbered(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[int | str, Any]]:
+    return [*enumerate(args), *kwargs.items()]
 
 
 def _column(value: Any) -> Iterable[Any] | None:
@@ -88,7 +92,7 @@ def _rows(
     name: str, args: tuple[Any, ...], kwargs: dict[str, Any], columns: dict[int | str, Iterable[Any]]
 ) -> Iterator[Arguments]:
     whole: dict[int | str, Any] = {
-        key: _unwrapped(value) for key, value in itertools.chain(enumerate(args), kwargs.items()) if key not in columns
+        key: _unwrapped(value) for key, value in _numbered(args, kwargs) if key not in columns
     }
     rows = itertools.zip_longest(*columns.values(), fillvalue=_END)
     for number, row in enumerate(rows):

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ._call import PLAIN, Call, Placeholder, replace
 from ._context import registered_values
 from ._forwarding import log_levels
-from ._future import TaskFuture
 from ._serialization import Parcel, dumps, explain, is_plain, pack_function
 from ._state import StateType
-from .errors import SerializationError
 from .runner import Batch
 from .worker import FlowInfo, Job, Shipment, this_process
 
@@ -19,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
     from ._engine import FlowScope
+    from ._future import TaskFuture
+    from .errors import SerializationError
 
 __all__ = ["PackedBatch", "PackedFunctions", "pack"]
 
@@ -141,7 +141,7 @@ def _job(
 def _arguments(call: Call, upstream: list[Any]) -> Parcel | tuple[tuple[Any, ...], dict[str, Any]]:
     args, kwargs = call.args, call.kwargs
     if call.dependencies is not None:
-        args, kwargs = replace((args, kwargs), _placer(call, upstream))
+        args, kwargs = replace((args, kwargs), _placer(upstream))
     if all(map(is_plain, args)) and all(map(is_plain, kwargs.values())):
         return args, kwargs
     try:
@@ -150,7 +150,7 @@ def _arguments(call: Call, upstream: list[Any]) -> Parcel | tuple[tuple[Any, ...
         raise _explained(call, args, kwargs, error) from error
 
 
-def _placer(call: Call, upstream: list[Any]) -> Callable[[TaskFuture[Any], bool], Any]:
+def _placer(upstream: list[Any]) -> Callable[[TaskFuture[Any], bool], Any]:
     """Return what stands in for futures: small results themselves, placeholders for what travels beside."""
     places: dict[TaskFuture[Any], Placeholder] = {}
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import inspect
 import random
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, cast, overload
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVar, cast, overload
 
 from ._context import current_scope
 from ._dispatch import Backends
 from ._engine import Engine, no_context
+from ._future import FutureList
 from ._loops import call_here_async
 from ._map import LazyMap, elements_of
 from ._serialization import reference_of
@@ -22,12 +22,13 @@ from .runner import TaskRunner
 
 if TYPE_CHECKING:
     from ._engine import TaskRun
-    from ._future import FutureList, TaskFuture
+    from ._future import TaskFuture
 
 __all__ = ["Task", "exponential_backoff", "task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 Hook = Callable[["Task[..., Any]", "TaskRun", State], object]
 Delays = float | Sequence[float] | Callable[[int], float | Sequence[float]]
@@ -65,14 +66,14 @@ class Task(Generic[P, R]):
         batch: bool = True,
         task_runner: RunnerChoice | None = None,
     ) -> None:
-        self._binds = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
+        self._binds: type | None = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
         function: Callable[..., Any] = fn.__func__ if isinstance(fn, (classmethod, staticmethod)) else fn
         if not callable(function):
             raise TypeError(f"@task needs a function, not {function!r}.")
         self.fn = function
         # __wrapped__ is what inspect and the like follow to the signature.
         functools.update_wrapper(self, function, updated=())
-        self.name: str = name or getattr(function, "__name__", type(function).__name__)
+        self.name = name or str(getattr(function, "__name__", type(function).__name__))
         self.description = description if description is not None else inspect.getdoc(function)
         self.version = version
         self.tags = frozenset((tags,) if isinstance(tags, str) else tags)
@@ -111,10 +112,10 @@ class Task(Generic[P, R]):
         self.travels_alone = self.timeout_seconds is not None or bool(self.resources) or not self.batch
 
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
-    def __call__(self, *args: Any, return_state: bool, **kwargs: Any) -> State: ...
-    def __call__(self, *args: Any, return_state: bool = False, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, return_state: Literal[True], **kwargs: Any) -> State: ...
+    def __call__(self, /, *args: Any, return_state: bool = False, **kwargs: Any) -> Any:  # type: ignore[misc]  # P has none
         """Run the task here and now, with its retries, time limit, states and hooks, in a flow or outside of one.
 
         Parameters
@@ -145,7 +146,22 @@ class Task(Generic[P, R]):
             engine.backends.close()
         return future.state if return_state else future.result()
 
-    def submit(self, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> TaskFuture[R]:
+    @overload
+    def submit(self, /, *args: Any, wait_for: Any = None, return_state: Literal[True], **kwargs: Any) -> State: ...
+    @overload
+    def submit(
+        self: Task[..., Coroutine[Any, Any, T]],
+        /,
+        *args: Any,
+        wait_for: Any = None,
+        return_state: Literal[False] = False,
+        **kwargs: Any,
+    ) -> TaskFuture[T]: ...
+    @overload
+    def submit(
+        self, /, *args: Any, wait_for: Any = None, return_state: Literal[False] = False, **kwargs: Any
+    ) -> TaskFuture[R]: ...
+    def submit(self, /, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
         """Hand a call to the flow's runner, and return its future at once.
 
         Futures in the arguments, also inside of lists, tuples, sets, dicts and dataclasses, stand for their results:
@@ -171,11 +187,45 @@ class Task(Generic[P, R]):
         if self._bound:
             args = self._bound + args
         future = scope.engine.submit(scope, self, args, kwargs, wait_for)
-        return cast("TaskFuture[R]", _final_state(future)) if return_state else future
+        return _final_state(future) if return_state else future
 
+    @overload
     def map(
-        self, *args: Any, wait_for: Any = None, return_state: bool = False, lazy: bool = False, **kwargs: Any
-    ) -> FutureList[R]:
+        self, /, *args: Any, wait_for: Any = None, return_state: Literal[True], lazy: bool = False, **kwargs: Any
+    ) -> list[State]: ...
+    @overload
+    def map(
+        self: Task[..., Coroutine[Any, Any, T]],
+        /,
+        *args: Any,
+        wait_for: Any = None,
+        return_state: Literal[False] = False,
+        lazy: Literal[False] = False,
+        **kwargs: Any,
+    ) -> FutureList[T]: ...
+    @overload
+    def map(
+        self,
+        /,
+        *args: Any,
+        wait_for: Any = None,
+        return_state: Literal[False] = False,
+        lazy: Literal[False] = False,
+        **kwargs: Any,
+    ) -> FutureList[R]: ...
+    @overload
+    def map(
+        self,
+        /,
+        *args: Any,
+        wait_for: Any = None,
+        return_state: Literal[False] = False,
+        lazy: Literal[True],
+        **kwargs: Any,
+    ) -> LazyMap[R]: ...
+    def map(
+        self, /, *args: Any, wait_for: Any = None, return_state: bool = False, lazy: bool = False, **kwargs: Any
+    ) -> Any:
         """Submit one call for each element of the arguments that can be walked over, in step.
 
         Strings, bytes, mappings' values and arguments in :class:`unmapped` are not walked over. A future of something
@@ -198,16 +248,18 @@ class Task(Generic[P, R]):
         MappingMissingIterable
             If no argument can be walked over.
         """
-        from ._future import FutureList
-
         if current_scope.get() is None:
             raise no_context(self)
         calls = elements_of(self.name, args, kwargs, lazy=lazy)
+
+        def submit(call: tuple[tuple[Any, ...], dict[str, Any]]) -> TaskFuture[R]:
+            args, kwargs = call
+            return self.submit(*args, wait_for=wait_for, **kwargs)
+
         if lazy:
-            submit = functools.partial(self.submit, wait_for=wait_for)
-            return cast("FutureList[R]", LazyMap(lambda call: submit(*call[0], **call[1]), calls))
-        futures = FutureList([self.submit(*one, wait_for=wait_for, **named) for one, named in calls])
-        return cast("FutureList[R]", [_final_state(future) for future in futures]) if return_state else futures
+            return LazyMap[R](submit, calls)
+        futures: FutureList[R] = FutureList(map(submit, calls))
+        return [_final_state(future) for future in futures] if return_state else futures
 
     def with_options(self, **options: Any) -> Task[P, R]:
         """Return a copy with some of the parameters of :func:`task` changed.
@@ -270,7 +322,9 @@ class Task(Generic[P, R]):
     def __get__(self, instance: object, owner: type | None = None) -> Self:
         if self._binds is staticmethod or (instance is None and self._binds is None):
             return self
-        bound = copy.copy(self)
+        # Not copy.copy: that asks __reduce__, which answers with where this object is found.
+        bound = object.__new__(type(self))
+        vars(bound).update(vars(self))
         bound._bound = (owner if self._binds is classmethod else instance,)
         return bound
 
@@ -350,7 +404,7 @@ def _is_async(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target)
 
 
-def _not_negative(name: str, value: int) -> int:
+def _not_negative(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{name}={value!r}: give a whole number, 0 or more.")
     return value
@@ -360,7 +414,7 @@ def _delays(delays: Delays, retries: int) -> float | list[float]:
     given = delays(retries) if callable(delays) else delays
     if isinstance(given, (int, float)):
         return given
-    return [float(delay) for delay in given] or 0
+    return [float(delay) for delay in given] or 0.0
 
 
 def delay_of(delays: float | list[float], retries_before: int, jitter: float | None) -> float:
@@ -391,9 +445,7 @@ def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
 
 
 @overload
-def task(fn: Callable[P, Awaitable[R]], /) -> Task[P, Awaitable[R]]: ...
-@overload
-def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+def task(fn: Callable[P, R], /, **options: Any) -> Task[P, R]: ...
 @overload
 def task(
     fn: None = None,

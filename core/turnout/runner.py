@@ -87,10 +87,10 @@ class OutcomeKind(enum.IntEnum):
     """The call never began; it may be sent again at no charge."""
 
 
-class Outcome(NamedTuple):
+class Outcome(NamedTuple):  # a tuple, because it pickles small and fast
     """One message about one call of a batch. The worker half makes most of them; a runner passes them on unread."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides a method of tuples, which nobody calls here
     """Which call of the batch."""
     kind: OutcomeKind
     data: Any = None
@@ -159,6 +159,7 @@ class TaskRunner(abc.ABC):
     _settings: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Remember the settings that make the recipe."""
         self = super().__new__(cls)
         # Arguments that don't fit are left for __init__ to complain about.
         with contextlib.suppress(TypeError):

@@ -232,7 +232,7 @@ def _encoded(error: BaseException, name: str) -> Any:
 
 
 def _each_once(upstream: Sequence[Any]) -> Callable[[int], Any]:
-    """Return a function that unpacks a value when it is first asked for: twice the same future, twice the same object."""
+    """Return a function that unpacks a value when it is first asked for: the same future twice is one object."""
     values: dict[int, Any] = {}
 
     def value_of(index: int) -> Any:

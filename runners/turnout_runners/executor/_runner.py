@@ -96,8 +96,8 @@ class ExecutorTaskRunner(TaskRunner):
 
     def start(self, host: Host) -> None:
         """Build the pool, if it was not handed in."""
-        handed_in = self._source if _is_executor(self._source) else None
-        executor = handed_in if handed_in is not None else self.make_executor()
+        handed_in: Any = self._source if _is_executor(self._source) else None
+        executor: Executor = handed_in if handed_in is not None else self.make_executor()
         if not _is_executor(executor):
             raise RunnerStartError(f"The factory of {self!r} returned {executor!r}, which has no submit().")
         rebuild = None if handed_in is not None else self.make_executor
@@ -228,5 +228,4 @@ def _found(place: str) -> Factory:
     module, _, name = place.partition(":")
     if not name:
         raise ValueError(f"executor={place!r}: name a place as 'module:name', such as 'loky:ProcessPoolExecutor'.")
-    found = getattr(importlib.import_module(module), name)
-    return found  # type: ignore[no-any-return]
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Runs each call in ``submit``, in the thread that submits it: the runner for debugging, and the measure of the others."""
+"""Runs each call in ``submit``, in the thread that submits it: for debugging, and the measure of the others."""
 
 from __future__ import annotations
 

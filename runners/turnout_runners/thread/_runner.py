@@ -7,7 +7,7 @@ import heapq
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from turnout.errors import RunnerStoppedError
@@ -112,8 +112,9 @@ class _Worker:
 class _Pool:
     """Started threads and the queue that they share.
 
-    A slot is the right to run a batch. It is held by a thread that runs one; it is given to the next thread in line when
-    that thread waits for other calls, and taken again before it goes on, so that never more than ``slots`` bodies run.
+    A slot is the right to run a batch. It is held by a thread that runs one; it is given to the next thread in line
+    when that thread waits for other calls, and taken again before it goes on, so that never more than ``slots`` bodies
+    run.
     """
 
     def __init__(self, host: Host, slots: int, prefix: str) -> None:
@@ -135,12 +136,16 @@ class _Pool:
     def submit(self, batch: Batch) -> None:
         """Queue a batch, and wake or start a thread if a slot is free. Hot path: called for each call of a flow."""
         fresh = self._fresh
-        # Numbers rise, but threads that submit may overtake one another, and retries come with their old number.
-        if fresh and batch.seq < fresh[-1].seq:
+        try:
+            # Numbers rise, but threads that submit may overtake one another, and retries come with their old number.
+            in_order = not fresh or batch.seq > fresh[-1].seq
+        except IndexError:  # another thread took the last one between the two looks
+            in_order = True
+        if in_order:
+            fresh.append(batch)
+        else:
             with self._lock:
                 heapq.heappush(self._released, (batch.seq, batch))
-        else:
-            fresh.append(batch)
         if self._free:
             self._occupy()
 
@@ -206,37 +211,45 @@ class _Pool:
         """Run batches while there are any and the slot is held."""
         self._own.worker = worker
         execute = self._execute
-        try:
-            while True:
-                batch = self._next(worker)
-                if batch is None:
-                    return
-                worker.batch = batch
-                ready = execute(batch)
-                worker.batch = None
-                if ready:
-                    self._release(ready)
-                if worker.left and self._ends(worker):
-                    return
-        finally:
-            with self._lock:
-                self._workers.discard(worker)
-
-    def _release(self, ready: object) -> None:
-        """Queue what became ready. The first needs no other thread: this one is about to look."""
+        batch = self._next(worker)
+        while batch is not None:
+            worker.batch = batch
+            ready = execute(batch)
+            worker.batch = None
+            if worker.left:
+                # The slot is somebody else's by now.
+                self._release(ready, len(ready))
+                break
+            batch = (self._continued(ready) if ready else None) or self._next(worker)
         with self._lock:
-            for batch in ready:  # type: ignore[attr-defined]
-                heapq.heappush(self._released, (batch.seq, batch))
-            more = self._free and len(self._released) > 1
-        if more:
-            self._occupy()
+            self._workers.discard(worker)
 
-    def _ends(self, worker: _Worker) -> bool:
-        return worker.left
+    def _continued(self, ready: Sequence[Batch]) -> Batch | None:
+        """Queue what became ready, or return it if it is next anyhow."""
+        if len(ready) == 1 and not self._released and not self._resuming:
+            with contextlib.suppress(IndexError):  # another thread took the last one between the two looks
+                if not self._fresh or ready[0].seq < self._fresh[0].seq:
+                    return ready[0]
+        # The first needs no other thread: this one is about to look.
+        self._release(ready, len(ready) - 1)
+        return None
+
+    def _release(self, ready: Sequence[Batch], for_others: int) -> None:
+        """Queue what became ready, and wake as many threads as it is for."""
+        with self._lock:
+            for batch in ready:
+                heapq.heappush(self._released, (batch.seq, batch))
+            wanted = min(for_others, self._free)
+        for _ in range(wanted):
+            self._occupy()
 
     def _next(self, worker: _Worker) -> Batch | None:
         """Return the batch of the lowest number; wait for one; or return None if the thread shall end."""
         while True:
+            if not self._released and not self._resuming:
+                # No lock: taking from a deque is one step by itself, and most batches come this way.
+                with contextlib.suppress(IndexError):
+                    return self._fresh.popleft()
             with self._lock:
                 if self._resuming:
                     # Those who have begun go first. This thread becomes idle in their favour.
@@ -253,8 +266,12 @@ class _Pool:
             if self._fresh or self._released:
                 self._occupy()
             worker.gate.acquire()
-            if self._stopping:
+            # `stop` opens all gates, and may do so before the look above was over.
+            if self._is_stopping():
                 return None
+
+    def _is_stopping(self) -> bool:
+        return self._stopping
 
     def _pop(self) -> Batch | None:
         fresh, released = self._fresh, self._released
