@@ -143,7 +143,9 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     monkeypatch.setattr(root, "handlers", [])
 
     def command(*arguments: str) -> Ended:
-        return Ended(main(arguments), *capsys.readouterr())
+        status = main(arguments)
+        captured = capsys.readouterr()
+        return Ended(status, captured.out, captured.err)
 
     yield command
     ours.setLevel(level)
@@ -213,6 +215,7 @@ def test_json_tells_run_and_runner(folder: Path) -> None:
         json.loads(run("stations.py:quiet", "--json", "--runner", word, cwd=folder).out)
         for word in ("thread:3", "sequential")
     )
+    assert first["flow_run_id"]
     assert first["runner"] == "ThreadPoolTaskRunner(max_workers=3)"
     assert second["runner"] == "SequentialTaskRunner()"
     assert first["flow_run_id"] != second["flow_run_id"]
@@ -415,22 +418,87 @@ def go():
 """
 
 
-@pytest.mark.parametrize("word", ["sequential", "thread", "process"])
-def test_ctrl_c_ends_with_130_and_no_traceback(folder: Path, word: str) -> None:
-    (folder / "waiting.py").write_text(WAITING)
+ASYNC_WAITING: Final = """
+import asyncio
+from turnout import flow
+
+@flow
+async def go():
+    print("waiting", flush=True)
+    await asyncio.sleep(3600)
+"""
+
+STUBBORN: Final = """
+import time
+from turnout import flow
+
+@flow
+def go():
+    print("waiting", flush=True)
+    while True:
+        try:
+            time.sleep(3600)
+        except KeyboardInterrupt:
+            print("never mind", flush=True)
+"""
+
+FORGIVING: Final = """
+import time
+from turnout import flow
+
+@flow
+def go():
+    print("waiting", flush=True)
+    try:
+        time.sleep(3600)
+    except KeyboardInterrupt:
+        return "had enough"
+"""
+
+
+def interrupted(folder: Path, source: str, orders: dict[str, signal.Signals], word: str = "sequential") -> Ended:
+    """Run a flow and send it each signal as soon as it has printed the line before it."""
+    (folder / "waiting.py").write_text(source)
     command = [sys.executable, "-m", "turnout", "run", "waiting.py:go", "--runner", word]
     with subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         try:
             assert process.stdout
-            assert process.stdout.readline() == "waiting\n"
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=20)
+            for line, number in orders.items():
+                assert process.stdout.readline() == f"{line}\n"
+                process.send_signal(number)
+            out, err = process.communicate(timeout=20)
         finally:
             process.kill()
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
+    return Ended(process.returncode, out, err)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("word", ["sequential", "thread", "process"])
+def test_an_order_to_end_has_a_status_and_no_traceback(
+    folder: Path, word: str, number: signal.Signals, status: int
+) -> None:
+    ended = interrupted(folder, WAITING, {"waiting": number}, word)
+    assert ended.status == status, ended.err
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_async_flow_ends_by_order(folder: Path, number: signal.Signals, status: int) -> None:
+    ended = interrupted(folder, ASYNC_WAITING, {"waiting": number})
+    assert (ended.status, ended.out) == (status, ""), ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_a_second_ctrl_c_ends_at_once(folder: Path) -> None:
+    ended = interrupted(folder, STUBBORN, {"waiting": signal.SIGINT, "never mind": signal.SIGINT})
+    assert ended.status == -signal.SIGINT
+
+
+def test_a_flow_that_takes_ctrl_c_as_its_cue_has_completed(folder: Path) -> None:
+    ended = interrupted(folder, FORGIVING, {"waiting": signal.SIGINT})
+    assert (ended.status, ended.out) == (0, "had enough\n"), ended.err
 
 
 def test_a_reader_that_leaves_gets_no_complaint(folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import pytest
 
+from turnout import flow
 from turnout.cli import _failure, _logging, _output, _parameters
 from turnout.cli._conversion import convert
 from turnout.cli._problem import UsageProblem, one_line
@@ -135,8 +136,15 @@ def nothing() -> None:
     pass
 
 
+class Network:
+    @flow
+    @classmethod
+    def reach(cls, stops: int) -> None:
+        """Take the class, which nobody has to type."""
+
+
 def bound(function: Any, *typed: str) -> dict[str, Any]:
-    return _parameters.bind("survey", function, typed).arguments
+    return _parameters.bind(flow(function, name="survey"), typed).arguments
 
 
 def test_parameters_are_bound_by_annotation_and_defaults_filled_in() -> None:
@@ -154,8 +162,12 @@ def test_an_annotation_that_is_not_there_leaves_the_others_alone() -> None:
 
 
 def test_positional_only_and_further_keywords() -> None:
-    arguments = _parameters.bind("survey", positional, ["second=5", "weight=3"])
+    arguments = _parameters.bind(flow(positional), ["second=5", "weight=3"])
     assert positional(*arguments.args, **arguments.kwargs) == (1, 5, {"weight": 3.0})
+
+
+def test_a_flow_of_a_class_needs_no_class() -> None:
+    assert _parameters.bind(Network.reach, ["stops=3"]).arguments == {"stops": 3}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ __all__ = ["convert"]
 
 _TRUE: Final = ("true", "yes", "on", "1")
 _FALSE: Final = ("false", "no", "off", "0")
+_TRUTHS: Final[dict[str, Any]] = {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}
 _NOTHING: Final = ("null", "none")
 
 _LISTS: Final = frozenset(
@@ -127,7 +128,7 @@ def _kind(wanted: Any) -> Any:
 
 
 def _truth(text: str) -> bool:
-    return bool(_named(text.lower(), dict.fromkeys(_TRUE, True) | dict.fromkeys(_FALSE, False)))
+    return bool(_named(text.lower(), _TRUTHS))
 
 
 def _nothing(text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -11,30 +12,33 @@ from ._conversion import convert
 from ._problem import UsageProblem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
+
+    from .. import Flow
 
 __all__ = ["bind"]
 
 
-def bind(name: str, function: Callable[..., Any], typed: Iterable[str]) -> inspect.BoundArguments:
-    """Return the arguments for the flow called ``name`` that ``name=value`` texts give.
+def bind(flow: Flow[..., Any], typed: Iterable[str]) -> inspect.BoundArguments:
+    """Return the arguments for a flow that ``name=value`` texts give.
 
     Raises
     ------
     UsageProblem
         If a parameter is unknown, missing, given twice, or its value doesn't fit.
     """
-    signature = _signature(function)
+    signature = _signature(flow)
     try:
         values = _values(signature, typed)
         return _bound(signature, values)
     except ValueError as problem:
-        raise UsageProblem(f"flow {name!r}: {problem}. {_taken(signature)}") from None
+        raise UsageProblem(f"flow {flow.name!r}: {problem}. {_taken(signature)}") from None
 
 
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    signature = inspect.signature(function)
-    names = getattr(inspect.unwrap(function), "__globals__", {})
+def _signature(flow: Flow[..., Any]) -> inspect.Signature:
+    # A flow that is a method knows its first argument.
+    signature = inspect.signature(functools.partial(flow.fn, *flow._bound))
+    names = getattr(inspect.unwrap(flow.fn), "__globals__", {})
     parameters = [one.replace(annotation=_evaluated(one.annotation, names)) for one in signature.parameters.values()]
     return signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty)
 

@@ -8,12 +8,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._flow import command_line_runner
-from ..errors import MissingRunnerLibraryError, RunnerError, RunnerOptionError, UnknownRunnerError
+from .._choice import command_line_runner, engine_for
+from .._dispatch import Backends
+from ..errors import RunnerError
 from ..registry import resolve
 from ._failure import text_of
 from ._loading import load_flow
 from ._logging import configure
+from ._orders import noted_orders
 from ._output import as_json, claim_standard_output, print_json, print_value
 from ._parameters import bind
 from ._problem import UsageProblem, one_line
@@ -21,15 +23,19 @@ from ._problem import UsageProblem, one_line
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .. import Flow, State
+    from .. import Flow, State, TaskRunner
 
 __all__ = ["run_flow"]
 
-_WRONG_WORD = (MissingRunnerLibraryError, RunnerOptionError, UnknownRunnerError)
+INTERRUPTED = 130
 
 
 class _Ending(NamedTuple):
+    """What became of a flow."""
+
     flow: Flow[..., Any]
+    runner: TaskRunner
+    run_id: str | None
     state: State
     seconds: float
 
@@ -51,12 +57,18 @@ def run_flow(target: str, runner: str | None, parameters: Sequence[str], *, json
     if runner is not None:
         _check(runner)
     flow = load_flow(target)
-    arguments = bind(flow.name, flow.fn, parameters)
+    arguments = bind(flow, parameters)
     configure(log_level)
-    ending = _run(flow, arguments, runner)
+    with noted_orders(in_loop=_is_async(flow)) as orders:
+        try:
+            ending = _ended(flow, arguments, runner)
+        except KeyboardInterrupt:
+            return orders.status or INTERRUPTED
+    if orders.status and not ending.state.is_completed():
+        return orders.status
     if own:
         print_json(_record(ending), own)
-    elif ending.error is None:
+    elif ending.state.is_completed():
         print_value(ending.state.result())
     if ending.error is not None:
         _complain(ending, ending.error)
@@ -70,17 +82,31 @@ def _check(word: str) -> None:
         raise UsageProblem(str(error)) from error
 
 
-def _run(flow: Flow[..., Any], arguments: inspect.BoundArguments, runner: str | None) -> _Ending:
-    token = command_line_runner.set(runner)
-    begun = time.perf_counter()
+def _is_async(flow: Flow[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(flow.fn) or inspect.isasyncgenfunction(flow.fn)
+
+
+def _ended(flow: Flow[..., Any], arguments: inspect.BoundArguments, word: str | None) -> _Ending:
+    token = command_line_runner.set(word)
     try:
-        state = _state(flow(*arguments.args, **arguments.kwargs, return_state=True))
-    except _WRONG_WORD as error:
-        # The decorator or the environment named it.
-        raise UsageProblem(str(error)) from error
+        runner = _chosen(flow)
+        run_ids: list[str] = []
+        noting = flow.with_options(on_running=[lambda _, run, __: run_ids.append(run.id), *flow.on_running_hooks])
+        begun = time.perf_counter()
+        state = _state(noting(*arguments.args, **arguments.kwargs, return_state=True))
+        return _Ending(flow, runner, next(iter(run_ids), None), state, time.perf_counter() - begun)
     finally:
         command_line_runner.reset(token)
-    return _Ending(flow, state, time.perf_counter() - begun)
+
+
+def _chosen(flow: Flow[..., Any]) -> TaskRunner:
+    """Return the runner that the flow will use. The file or the environment may have named one that isn't there."""
+    try:
+        runner = engine_for(Backends(), None, flow.chosen_runner, flow.task_runner).runner
+    except (RunnerError, TypeError) as error:
+        raise UsageProblem(str(error)) from error
+    assert runner is not None, "a flow without a parent has a runner of its own"
+    return runner
 
 
 def _state(called: Any) -> State:
@@ -96,9 +122,11 @@ def _record(ending: _Ending) -> dict[str, Any]:
     error = ending.error
     return {
         "flow": ending.flow.name,
+        "flow_run_id": ending.run_id,
+        "runner": repr(ending.runner),
         "state": ending.state.name,
         "seconds": round(ending.seconds, 6),
-        "result": as_json(ending.state.result()) if error is None else None,
+        "result": as_json(ending.state.result()) if ending.state.is_completed() else None,
         "error": None if error is None else _error_record(error),
     }
 
