@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from ._engine import Engine
     from ._task import Task
 
-__all__ = ["Call", "allow_failure", "find_futures", "quote", "replace", "unmapped"]
+__all__ = ["Call", "allow_failure", "find_futures", "quote", "replace", "replace_arguments", "unmapped"]
 
 T = TypeVar("T")
 
 
 PLAIN: Final = PLAIN_TYPES
+_NO_TAGS: Final[frozenset[str]] = frozenset()
 NO_KEYWORDS: Final[dict[str, Any]] = {}
 
 
@@ -102,6 +103,7 @@ class Call(Batch):
         """Return what the body may know about itself."""
         run = self.engine.flow_run
         future = self.future
+        tags: frozenset[str] = self.context.get(current_tags, _NO_TAGS)
         return RunContext(
             flow_run_id=run.id,
             flow_run_name=run.name,
@@ -110,7 +112,7 @@ class Call(Batch):
             task_run_name=future.name,
             task_name=self.task.name,
             attempt=max(1, self.attempt),
-            tags=self.task.tags | (self.context[current_tags] if current_tags in self.context else frozenset()),
+            tags=self.task.tags | tags,
             seed=seed_of(future.path),
         )
 
@@ -259,11 +261,27 @@ def replace(value: Any, resolve: Callable[[TaskFuture[Any], bool], Any]) -> Any:
     return _Replacement(resolve).of(value, allowed=False)
 
 
+def replace_arguments(
+    args: tuple[Any, ...], kwargs: dict[str, Any], resolve: Callable[[TaskFuture[Any], bool], Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return arguments with every future in them replaced by ``resolve(future, failure_allowed)``."""
+    # Hot path: most futures stand alone as arguments, and need no walk.
+    placed = []
+    for value in args:
+        cls = type(value)
+        if cls is TaskFuture:
+            placed.append(resolve(value, False))
+        else:
+            placed.append(value if cls in PLAIN else replace(value, resolve))
+    return tuple(placed), {name: replace(value, resolve) for name, value in kwargs.items()} if kwargs else kwargs
+
+
 class _Replacement:
     """One walk that builds values anew where futures stand in them."""
 
     def __init__(self, resolve: Callable[[TaskFuture[Any], bool], Any]) -> None:
         self.resolve = resolve
+        # Containers that the walk is inside of, by id: they may contain themselves.
         self.inside: set[int] = set()
 
     def of(self, value: Any, allowed: bool) -> Any:

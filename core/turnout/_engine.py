@@ -18,7 +18,7 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ._call import NO_KEYWORDS, PLAIN, Call, Trouble, find_futures, replace
+from ._call import NO_KEYWORDS, PLAIN, Call, Trouble, find_futures, replace_arguments
 from ._context import TASK_RUNS, RunContext, Scope, current_scope, current_tags, seed_of
 from ._failures import without_own_frames
 from ._future import (
@@ -33,6 +33,7 @@ from ._future import (
     summary,
     wait_for_gate,
 )
+from ._serialization import Parcel
 from ._state import State, StateType
 from ._timers import after
 from .errors import CrashedRun, MissingContextError, TaskRunTimeoutError
@@ -241,7 +242,7 @@ class Engine:
         kwargs: dict[str, Any],
         dispatcher: Dispatcher,
     ) -> Call:
-        future = TaskFuture[Any](task, scope, next_index(scope, task.name))
+        future: TaskFuture[Any] = TaskFuture(task, scope, next_index(scope, task.name))
         call = Call()
         call.engine = self
         call.scope = scope
@@ -568,12 +569,14 @@ def _body(call: Call) -> Any:
     current_scope.set(call)
     args, kwargs = call.args, call.kwargs
     if call.dependencies is not None:
-        args, kwargs = replace((args, kwargs), value_or_error)
+        args, kwargs = replace_arguments(args, kwargs, value_or_error)
     return call_body(call.task.fn, args, kwargs, call)
 
 
 def value_or_error(future: TaskFuture[Any], allowed: bool) -> Any:
     """Return what a future that is over stands for in arguments."""
+    if future._type is COMPLETED and type(future._data) is not Parcel:  # hot path
+        return future._data
     return future._value() if future._type <= StateType.CACHED else future._error()
 
 
@@ -605,7 +608,7 @@ def give_name(call: Call) -> bool:
     if call.future._name is not None:
         return True
     try:
-        args, kwargs = replace((call.args, call.kwargs), value_or_error)
+        args, kwargs = replace_arguments(call.args, call.kwargs, value_or_error)
         call.future._name = call.task.name_of_run(args, kwargs)
     except Exception as error:
         error.add_note(f"Raised while a name was made from task_run_name={call.task.run_name!r}.")

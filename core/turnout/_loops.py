@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from ._call import replace
+from ._call import replace_arguments
 from ._context import current_scope
 from ._engine import PENDING, RETRYING, RUNNING, began, body_ended, failed, start, succeeded, trouble_of, value_or_error
 from ._failures import without_own_frames
@@ -136,7 +136,7 @@ async def _body(call: Call) -> Any:
     current_scope.set(call)
     args, kwargs = call.args, call.kwargs
     if call.dependencies is not None:
-        args, kwargs = replace((args, kwargs), value_or_error)
+        args, kwargs = replace_arguments(args, kwargs, value_or_error)
     return await call_async_body(call.task.fn, args, kwargs, call)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._call import PLAIN, Call, Placeholder, replace
+from ._call import PLAIN, Call, Placeholder, replace_arguments
 from ._context import registered_values
 from ._forwarding import log_levels
 from ._serialization import Parcel, dumps, explain, is_plain, pack_function
@@ -141,7 +141,7 @@ def _job(
 def _arguments(call: Call, upstream: list[Any]) -> Parcel | tuple[tuple[Any, ...], dict[str, Any]]:
     args, kwargs = call.args, call.kwargs
     if call.dependencies is not None:
-        args, kwargs = replace((args, kwargs), _placer(upstream))
+        args, kwargs = replace_arguments(args, kwargs, _placer(upstream))
     if all(map(is_plain, args)) and all(map(is_plain, kwargs.values())):
         return args, kwargs
     try:

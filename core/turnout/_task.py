@@ -254,7 +254,8 @@ class Task(Generic[P, R]):
 
         def submit(call: tuple[tuple[Any, ...], dict[str, Any]]) -> TaskFuture[R]:
             args, kwargs = call
-            return self.submit(*args, wait_for=wait_for, **kwargs)
+            future: TaskFuture[R] = self.submit(*args, wait_for=wait_for, **kwargs)
+            return future
 
         if lazy:
             return LazyMap[R](submit, calls)

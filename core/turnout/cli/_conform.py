@@ -31,7 +31,7 @@ def conform(word: str, select: str | None, *, as_json: bool) -> int:
         print_json({"runner": word, "counts": _counts(report), "rows": records}, own)
     else:
         print_table(COLUMNS, rows)
-        print(", ".join(f"{count} {outcome}" for outcome, count in _counts(report).items()) or "nothing was tested")
+        print(", ".join(f"{count} {outcome}" for outcome, count in _counts(report).items()))
     return 1 if "failed" in _counts(report) else 0
 
 
@@ -42,7 +42,14 @@ def _tested(word: str, select: str | None) -> Report:
         if not error.name or error.name.partition(".")[0] not in ("pytest", "pytest_timeout"):
             raise
         raise UsageProblem(f"turnout conform needs {error.name}: pip install 'turnout[testing]'") from error
-    return run(word, select)
+    try:
+        report = run(word, select)
+    except RuntimeError as error:
+        # Mostly a wrong expression; pytest says so.
+        raise UsageProblem(str(error)) from error
+    if not report.rows:
+        raise UsageProblem(f"no test of the conformance kit fits {select!r}")
+    return report
 
 
 def _counts(report: Report) -> dict[str, int]:
