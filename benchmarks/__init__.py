@@ -1,0 +1,1 @@
+"""Turnout beside the raw backends, in one run, on the same work: ``python -m benchmarks``."""

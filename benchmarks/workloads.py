@@ -1,0 +1,154 @@
+"""The shapes of work. Each checks its results, so that nobody is fast by being wrong."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from . import functions, usage
+
+if TYPE_CHECKING:
+    from .systems.base import System
+
+STENCIL_WIDTH = 16
+ARRAY_LENGTH = 8_000_000  # 64 MB of doubles.
+PAYLOAD_STEPS = 10
+NESTED_DEPTH, NESTED_WIDTH = 3, 3
+
+
+@dataclass(frozen=True)
+class Done:
+    """How many tasks ran, and what else was seen."""
+
+    tasks: int
+    seen: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A shape of work, and how much of it to do: by default, and in a hurry."""
+
+    about: str
+    body: Callable[[System, int], Done]
+    n: int
+    quick: int
+
+
+def fan(system: System, n: int) -> Done:
+    results = system.fan(functions.same, range(n))
+    assert results == list(range(n))
+    return Done(n)
+
+
+def map_(system: System, n: int) -> Done:
+    results = system.map(functions.same, range(n))
+    assert results == list(range(n))
+    return Done(n)
+
+
+def chain(system: System, n: int) -> Done:
+    handle = system.submit(functions.increment, 0)
+    for _ in range(n - 1):
+        handle = system.submit(functions.increment, handle)
+    assert system.gather([handle]) == [n]
+    return Done(n)
+
+
+def tree(system: System, n: int) -> Done:
+    level, tasks = [system.submit(functions.same, leaf) for leaf in range(n)], n
+    while len(level) > 1:
+        odd = level[len(level) - len(level) % 2 :]
+        pairs = zip(level[::2], level[1::2], strict=False)
+        level = [system.submit(functions.add, left, right) for left, right in pairs]
+        tasks += len(level)
+        level += odd
+    assert system.gather(level) == [n * (n - 1) // 2]
+    return Done(tasks)
+
+
+def stencil(system: System, n: int) -> Done:
+    width, steps = STENCIL_WIDTH, max(1, n // STENCIL_WIDTH)
+    row = [system.submit(functions.same, 1) for _ in range(width)]
+    for _ in range(steps - 1):
+        row = [system.submit(functions.step, row[i - 1], row[i], row[(i + 1) % width]) for i in range(width)]
+    assert system.gather(row) == [steps] * width
+    return Done(width * steps)
+
+
+def sleep(seconds: float) -> Callable[[System, int], Done]:
+    def body(system: System, n: int) -> Done:
+        assert system.fan(functions.sleep, [seconds] * n) == [seconds] * n
+        return Done(n, {"ideal_s": seconds * n / system.workers})
+
+    return body
+
+
+def payload(system: System, _: int) -> Done:
+    handle = system.submit(functions.fill, ARRAY_LENGTH)
+    for _ in range(PAYLOAD_STEPS):
+        handle = system.submit(functions.raise_all, handle)
+    assert system.gather([system.submit(functions.total, handle)]) == [ARRAY_LENGTH * (PAYLOAD_STEPS + 1)]
+    return Done(PAYLOAD_STEPS + 2)
+
+
+def queued(system: System, n: int) -> Done:
+    """Fill the queue behind blocked slots twice: what the second round adds to the first was not released."""
+    before, blocks = usage.memory(), sys.getallocatedblocks()
+    first = _fill(system, n)
+    after, left = usage.memory(), sys.getallocatedblocks()
+    second = _fill(system, n)
+    seen = {
+        "bytes_per_waiting_call": (first - before) / n,
+        "bytes_per_waiting_call_again": (second - before) / n,
+        "bytes_kept_per_call": (after - before) / n,
+        "blocks_kept_per_call": (left - blocks) / n,
+    }
+    return Done(2 * n, seen)
+
+
+def _fill(system: System, n: int) -> int:
+    """Return how many bytes the process holds while so many calls wait."""
+    gate = threading.Event()
+    blocking = [system.submit(functions.hold, gate) for _ in range(system.workers)]
+    handles = [system.submit(functions.same, None) for _ in range(n)]
+    held = usage.memory()
+    gate.set()
+    assert system.gather(handles) == [None] * n
+    system.gather(blocking)
+    del handles, blocking
+    gc.collect()
+    return held
+
+
+def nested(system: System, n: int) -> Done:
+    each = sum(NESTED_WIDTH**level for level in range(NESTED_DEPTH))
+    counts = system.gather([system.nest(NESTED_DEPTH, NESTED_WIDTH) for _ in range(n)])
+    assert counts == [each] * n
+    return Done(each * n)
+
+
+def cold(system: System, _: int) -> Done:
+    """Import and get one result in a fresh interpreter."""
+    imported, first = usage.time_script(*(part.format(workers=system.workers) for part in system.cold))
+    return Done(1, {"import_s": imported, "first_s": first})
+
+
+WORKLOADS = {
+    "fan": Workload("independent no-ops, submitted one by one", fan, 20_000, 2_000),
+    "map": Workload("independent no-ops, in one map", map_, 20_000, 2_000),
+    "chain": Workload("each takes the result of the one before", chain, 5_000, 500),
+    "tree": Workload("binary reduction over so many leaves", tree, 10_000, 1_000),
+    "stencil": Workload("16 wide, each takes 3 of the step before", stencil, 20_000, 2_000),
+    "sleep-1ms": Workload("independent, 1 ms each", sleep(0.001), 1_000, 200),
+    "sleep-10ms": Workload("independent, 10 ms each", sleep(0.01), 200, 20),
+    "sleep-100ms": Workload("independent, 100 ms each", sleep(0.1), 20, 4),
+    "payload": Workload("64 MB through 10 steps", payload, 1, 1),
+    "queued": Workload("no-ops behind blocked slots", queued, 100_000, 20_000),
+    "cold": Workload("import and first result, fresh interpreter", cold, 1, 1),
+    "nested": Workload("calls that start calls, three levels", nested, 300, 30),
+}
+GROUPS = {"sleep": ["sleep-1ms", "sleep-10ms", "sleep-100ms"]}
