@@ -476,7 +476,10 @@ class WindowDispatcher(Dispatcher):
             start(_given_up(call, str(outcome.data)))
             return
         attempt = batch.attempts[outcome.index]
-        self._begin(call, attempt) if outcome.kind not in (OutcomeKind.RETURNED, OutcomeKind.LOST) else None
+        # What comes of an attempt that ran out of time, or twice, changes nothing any more.
+        wanted = outcome.index in batch.left and (call.trouble is None or call.trouble.abandoned != attempt)
+        if wanted and outcome.kind not in (OutcomeKind.RETURNED, OutcomeKind.LOST):
+            self._begin(call, attempt)
         if outcome.kind is OutcomeKind.STARTED:
             return
         with self._lock:
@@ -485,7 +488,8 @@ class WindowDispatcher(Dispatcher):
             batch.left.discard(outcome.index)
             alone = self._quarantine is batch
         # Dependents go to the queue before the room is given away: the earliest call goes first.
-        start(self._settled(call, attempt, outcome, alone))
+        if wanted:
+            start(self._settled(call, attempt, outcome, alone))
         self._over(batch, call)
 
     def _over(self, batch: Batch, call: Call) -> None:

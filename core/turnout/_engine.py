@@ -104,8 +104,10 @@ class FlowScope:
         path: str = "",
         attempt: int = 1,
         log_prints: bool = False,
+        parent: Scope | None = None,
     ) -> None:
         self.engine = engine
+        self.parent = parent
         self.id = id
         self.name = name
         self.flow_name = flow_name
@@ -316,10 +318,15 @@ class Engine:
     ) -> TaskFuture[Any]:
         """Run a call in this thread to its end, retries and all, and return its future."""
         call = self.new_call_here(scope, task, args, kwargs)
-        for future in call.dependencies or ():
-            future.wait()
-        if self.may_go(call):
-            self.backends.here.push(call, True)
+        try:
+            for future in call.dependencies or ():
+                future.wait()
+            if self.may_go(call):
+                self.backends.here.push(call, True)
+        except BaseException:
+            # Interrupted, or refused to wait. Nobody else would end this call.
+            settle(call, CANCELLED, Failure())
+            raise
         return call.future
 
     def new_call_here(self, scope: Scope, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
@@ -368,9 +375,11 @@ class Engine:
 
     def waiting(self, scope: Scope) -> contextlib.AbstractContextManager[object]:
         """Return a context in which the body of a scope waits, and its slot may serve others."""
-        if isinstance(scope, Call):
-            return scope.dispatcher.waiting(scope)
-        return contextlib.nullcontext()
+        around: Scope | None = scope
+        # A subflow that a task calls waits in that task's slot.
+        while isinstance(around, FlowScope):
+            around = around.parent
+        return around.dispatcher.waiting(around) if isinstance(around, Call) else contextlib.nullcontext()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until no call is open and no body runs on; return whether that is so.
@@ -460,12 +469,8 @@ class Engine:
             TASK_RUNS.log(level, "Task run %r - Finished in state %r", future.name, state, extra=ids)
 
     def _run_hooks(self, hooks: Sequence[Any], call: Call, type_: StateType) -> None:
-        future = call.future
-        looked = future._looked
-        state = future.state
-        # A hook is not a look: the flow shall fail even if somebody is told.
-        future._looked = looked
-        run_hooks(hooks, call.task, task_run(call), state)
+        # Being told by a hook is not a look: the flow shall fail all the same.
+        run_hooks(hooks, call.task, task_run(call), call.future._state(look=False))
 
 
 def nested_home(call: Call) -> Dispatcher:
@@ -516,7 +521,9 @@ def execute(call: Call) -> Sequence[Call]:
         if call.task.is_watched:
             began(call, attempt)
         try:
-            value = call.context.run(_body, call)
+            # A body that ran out of time may still be inside of its context when the next attempt begins.
+            context = call.context.copy() if call.task.retries else call.context
+            value = context.run(_body, call)
         except BaseException as error:
             if not _leave(call, attempt):
                 return _came_late(call)
@@ -555,10 +562,16 @@ def execute(call: Call) -> Sequence[Call]:
         return _came_late(call)
 
 
+def is_wanted(call: Call, attempt: int) -> bool:
+    """Return whether an attempt is the one whose outcome counts. Ask with the lock held."""
+    abandoned = call.trouble is not None and call.trouble.abandoned == attempt
+    return call.future._type is RUNNING and call.attempt == attempt and not abandoned
+
+
 def _leave(call: Call, attempt: int) -> bool:
     """Note that a body has ended, so that no Stop is sent to its thread; return whether its outcome is wanted."""
     with LOCK:
-        wanted = call.future._type is RUNNING and call.attempt == attempt and call.thread != 0
+        wanted = is_wanted(call, attempt) and call.thread != 0
         if wanted:
             call.thread = 0
         return wanted
@@ -621,7 +634,10 @@ def began(call: Call, attempt: int) -> None:
     """Start the clock of a call whose body begins, and tell those who want to know."""
     task = call.task
     if task.timeout_seconds is not None:
-        trouble_of(call).timer = after(task.timeout_seconds, lambda: _out_of_time(call, attempt))
+        trouble = trouble_of(call)
+        if trouble.timer is not None:
+            trouble.timer()
+        trouble.timer = after(task.timeout_seconds, lambda: _out_of_time(call, attempt))
     if task.on_running_hooks:
         run_hooks(task.on_running_hooks, task, task_run(call), State(RUNNING, None, time.time()))
 

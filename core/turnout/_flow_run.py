@@ -210,6 +210,7 @@ class FlowRun:
             path=self._path,
             attempt=self.attempt,
             log_prints=inherited if self.flow.log_prints is None else self.flow.log_prints,
+            parent=self._parent,
         )
         engine.run_id = self.id if self.attempt == 1 else f"{self.id}#{self.attempt}"
         return engine
@@ -320,7 +321,10 @@ def _in_thread(engine: Engine, body: Callable[[], Any], seconds: float, too_late
         target=contextvars.copy_context().run, args=(run,), name=f"turnout-flow-{engine.flow_run.name}", daemon=True
     )
     thread.start()
-    if not over.wait(seconds):
+    # This thread waits in the slot of the task that calls the flow, if one does.
+    with engine.waiting(engine.flow_run):
+        in_time = over.wait(seconds)
+    if not in_time:
         engine.cancel_all()
         interrupt(thread)
         over.wait(_PATIENCE)

@@ -145,14 +145,7 @@ class TaskFuture(Generic[R]):
     @property
     def state(self) -> State:
         """What has become of the call. Asking for the state of a call that failed counts as looking at the failure."""
-        with LOCK:
-            type_, data, timestamp = self._type, self._data, self._time
-        if type_ < COMPLETED:
-            return State(type_, None, timestamp)
-        if type_ <= StateType.CACHED:
-            return State(type_, None, timestamp, self._value() if type(data) is Parcel else data)
-        error = self._error()
-        return State(type_, summary(error, type_), timestamp, error)
+        return self._state(look=True)
 
     def result(self, timeout: float | None = None) -> R:
         """Wait for the call and return its result, or raise what it raised.
@@ -307,6 +300,16 @@ class TaskFuture(Generic[R]):
         finally:
             self._forget(tell)
 
+    def _state(self, *, look: bool) -> State:
+        with LOCK:
+            type_, data, timestamp = self._type, self._data, self._time
+        if type_ < COMPLETED:
+            return State(type_, None, timestamp)
+        if type_ <= StateType.CACHED:
+            return State(type_, None, timestamp, self._value() if type(data) is Parcel else data)
+        error = self._error(look=look)
+        return State(type_, summary(error, type_), timestamp, error)
+
     def _value(self) -> R:
         """Return the result of a completed call, unpacked if it has not been."""
         data = self._data
@@ -331,12 +334,17 @@ class TaskFuture(Generic[R]):
         finally:
             del error  # or the traceback would hold this frame, and this frame the traceback
 
-    def _error(self) -> BaseException:
-        """Return the exception of a call without a result, and remember that somebody looked."""
-        self._looked = True
+    def _error(self, *, look: bool = True) -> BaseException:
+        """Return the exception of a call without a result, and remember that somebody looked.
+
+        The exception of a call that failed because of another one holds the other's, so looking at it is looking at
+        both.
+        """
         failure: Failure = self._data
-        if failure.root is not None:
-            failure.root._looked = True
+        if look:
+            self._looked = True
+            if failure.root is not None:
+                failure.root._looked = True
         if failure.error is None:
             failure.error = self._second_hand(failure.root)
         return failure.error
@@ -344,7 +352,7 @@ class TaskFuture(Generic[R]):
     def _second_hand(self, root: TaskFuture[Any] | None) -> BaseException:
         if root is None or self._type is CANCELLED:
             return CancelledRun(f"{self.name} was cancelled.")
-        cause = root._error()
+        cause = root._error(look=False)
         error = UpstreamFailed(f"{self.name} did not run, because {root.name} has no result: {brief(cause)}", root.name)
         error.__cause__ = cause
         return error

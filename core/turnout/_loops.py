@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from ._call import replace_arguments
 from ._context import current_scope
-from ._engine import PENDING, RETRYING, RUNNING, began, body_ended, failed, start, succeeded, trouble_of, value_or_error
+from ._engine import (
+    PENDING,
+    RETRYING,
+    RUNNING,
+    began,
+    body_ended,
+    failed,
+    is_wanted,
+    start,
+    succeeded,
+    trouble_of,
+    value_or_error,
+)
 from ._failures import without_own_frames
 from ._future import LOCK, delivering
 from .worker import call_async_body
@@ -107,11 +119,11 @@ async def _attempt(call: Call) -> None:
         began(call, attempt)
         value = await _body(call)
     except BaseException as error:
-        _leave(call)
-        start(failed(call, attempt, without_own_frames(error)))
+        if _leave(call, attempt):
+            start(failed(call, attempt, without_own_frames(error)))
     else:
-        _leave(call)
-        start(succeeded(call, attempt, value))
+        if _leave(call, attempt):
+            start(succeeded(call, attempt, value))
     finally:
         body_ended(call)
 
@@ -127,9 +139,13 @@ def _begin(call: Call) -> int:
         return call.attempt
 
 
-def _leave(call: Call) -> None:
+def _leave(call: Call, attempt: int) -> bool:
+    """Note that the body has ended; return whether its outcome is wanted."""
     with LOCK:
-        call.thread = 0
+        wanted = is_wanted(call, attempt)
+        if call.attempt == attempt:
+            call.thread = 0
+        return wanted
 
 
 async def _body(call: Call) -> Any:
