@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Final
 
-import cloudpickle  # type: ignore[import-untyped]
 import pytest
+
+from turnout.testing.plugin import travel_by_value
 
 PATIENCE: Final = 10.0
 """Seconds that threads and workers get to end, once they have been told to."""
@@ -22,12 +22,8 @@ _OURS: Final = re.compile(rb"\bturnout(_runners)?\.")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Under --import-mode=importlib no other process can import test modules, so what they define travels by value.
-    # Doctests come from modules that can be imported everywhere.
-    here = [item for item in items if isinstance(item, pytest.Function) and item.path.is_relative_to(_HERE)]
-    for module in {item.module for item in here}:
-        if isinstance(module, ModuleType):
-            cloudpickle.register_pickle_by_value(module)
+    # Only here: nothing in core's tests goes to a worker, and some of it can't be pickled by value.
+    travel_by_value(item for item in items if item.path.is_relative_to(_HERE))
 
 
 def _threads() -> set[str]:

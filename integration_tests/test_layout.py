@@ -258,7 +258,7 @@ def test_core_passes_with_only_core_on_the_path() -> None:
     libraries = dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(CORE), *libraries])}
     absent = "import importlib.util, sys; sys.exit(importlib.util.find_spec('turnout_runners') is not None)"
-    subprocess.run([sys.executable, "-S", "-c", absent], env=environment, cwd=CORE, check=True, timeout=30)
+    subprocess.run([sys.executable, "-S", "-c", absent], env=environment, cwd=ROOT, check=True, timeout=30)
     command = [
         sys.executable,
         "-S",
@@ -271,5 +271,5 @@ def test_core_passes_with_only_core_on_the_path() -> None:
         "no:cacheprovider",
         str(CORE / "tests"),
     ]
-    ended = subprocess.run(command, env=environment, cwd=CORE, capture_output=True, text=True, timeout=230, check=False)
+    ended = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=230, check=False)
     assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
