@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from turnout import _failures
@@ -483,6 +483,8 @@ def exceptions(draw: st.DrawFn) -> BaseException:
     return last
 
 
+# A busy machine must not decide.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(exceptions())
 def test_any_exception_arrives_unchanged(error: BaseException) -> None:
     pairs, seen = [(travelled(error), error)], dict[int, BaseException]()

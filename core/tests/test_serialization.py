@@ -15,7 +15,7 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 
@@ -35,6 +35,8 @@ from turnout._serialization import (
 from turnout.errors import SerializationError
 
 LOCK = threading.Lock()
+# A busy machine must not decide.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def by_protocol_4(parcel: Parcel) -> Parcel:
@@ -76,10 +78,12 @@ arrays = np_st.arrays(np_st.scalar_dtypes(), np_st.array_shapes(min_side=0, max_
 
 
 class TestParcel:
+    @unhurried
     @given(value=nested, way=st.sampled_from(WAYS))
     def test_nested_values_arrive_equal(self, value: object, way: Way) -> None:
         assert repr(way(dumps(value)).load()) == repr(value)
 
+    @unhurried
     @given(array=arrays, way=st.sampled_from(WAYS))
     def test_arrays_arrive_equal_and_writable(self, array: np.ndarray[Any, Any], way: Way) -> None:
         arrived = way(dumps({"array": array})).load()["array"]
@@ -357,6 +361,10 @@ class TestLoadFunction:
         del module.plain
         with pytest.raises(SerializationError, match=r"AttributeError.*same versions"):
             load_function(digest, blob)
+
+    def test_a_function_that_was_never_sent(self) -> None:
+        with pytest.raises(SerializationError, match="The function of a task never arrived"):
+            load_function(b"never sent", b"")
 
     def test_a_torn_blob_is_told(self) -> None:
         with pytest.raises(SerializationError, match="can't be loaded"):

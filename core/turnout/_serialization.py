@@ -217,6 +217,10 @@ def load_function(digest: bytes, blob: bytes, what: str = "The function of a tas
         if function is not None:
             _functions.move_to_end(digest)
             return function
+    if not blob:
+        raise SerializationError(
+            f"{what} never arrived: its runner must send it to each process before the first call."
+        )
     # Not under the lock: unpickling imports modules, which may take long, or come back here in another thread.
     try:
         function = pickle.loads(blob)
