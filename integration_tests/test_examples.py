@@ -68,10 +68,9 @@ def tutorial() -> ModuleType:
 def expected(census: ModuleType) -> bytes:
     """The table of the first modules, made without a runner."""
     root = Path(census.sysconfig.get_path("stdlib"))
-    parts = [census.parse.fn(path, root) for path in census.find_files(root)[:LIMIT]]
-    while len(parts) > 1:
-        parts = [census.merge.fn(*parts[:2]), *parts[2:]]
-    table: bytes = census.as_csv(parts[0])
+    modules = tuple(census.measure(path, root) for path in census.find_files(root)[:LIMIT])
+    importers = census.Counter(name for module in modules for name in module.imports)
+    table: bytes = census.as_csv(census.Census(modules, importers))
     return table
 
 
@@ -275,9 +274,11 @@ def test_tutorial_tasks_print_at_the_same_time(tutorial: ModuleType, capsys: pyt
 def test_tutorial_sequential_flow_prints_in_order(
     tutorial: ModuleType, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tutorial.time = SimpleNamespace(sleep=lambda _: None)  # type: ignore[attr-defined]
+    threads = set()
+    tutorial.time = SimpleNamespace(sleep=lambda _: threads.add(threading.get_ident()))  # type: ignore[attr-defined]
     with caplog.at_level(logging.INFO):
         tutorial.my_sequential_flow()
+    assert threads == {threading.get_ident()}
     assert capsys.readouterr().out == "AAAA\r" * 15 + "BBBB\r" * 10
     finished = [message for message in caplog.messages if message.startswith("Task run")]
     assert finished == [f"Task run 'Sequential Task-{index}' - Finished in state Completed()" for index in range(2)]
