@@ -36,7 +36,7 @@ from turnout.errors import SerializationError
 
 LOCK = threading.Lock()
 # A busy machine must not decide.
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+unhurried = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def by_protocol_4(parcel: Parcel) -> Parcel:
