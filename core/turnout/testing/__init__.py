@@ -13,6 +13,15 @@ Write a test module such as this, and let pytest run it::
 something which the runner declares it can't do checks what it promises instead, and is reported as "declared".
 """
 
+# ruff: noqa: E402 - pytest has to know of the modules before they are imported
+
+import pkgutil
+
+import pytest
+
+# Asserts that say what they compared, also in modules that are no test modules of the stranger's.
+pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)))
+
 from ._dependencies import DependencyConformance
 from ._flows import FlowConformance
 from ._kit import Conformance, Signals, run_script, runner_expression
