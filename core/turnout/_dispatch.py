@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from . import _engine
 from ._call import Call
-from ._context import Scope, current_scope
+from ._context import Scope
 from ._engine import PENDING, RETRYING, RUNNING, execute, settle, start
 from ._failures import decode
 from ._forwarding import receive
@@ -157,18 +157,28 @@ class InlineDispatcher(Dispatcher):
         self._deferred = _DeferredCalls(self._in_turn)
 
     def push(self, call: Call, here: bool) -> None:
-        if not here or (self.runner is not None and _in_event_loop()):
-            self._deferred.put(call)
-        elif self.runner is None or self._outermost(current_scope.get()) is not None:
+        # Within the turn of the call that submits it, or where there are no turns.
+        free = self.runner is None or self._outermost(call.scope) is not None
+        if free and call.task.is_async and _in_event_loop():
+            # Whoever submits it on an event loop can await it, and must not be blocked.
+            self.loop.push(call)
+        elif free and here:
             self._to_the_end(call)
-        else:
+        elif free:
+            # Not with the others, which may have to wait for the turn that the call around this one has.
+            threading.Thread(target=self._to_the_end, args=(call,), name="turnout-nested", daemon=True).start()
+        elif here and not _in_event_loop():
             self._in_turn(call)
+        else:
+            self._deferred.put(call)
 
     def later(self, call: Call, delay: float) -> None:
-        """Wake whoever sees this call to its end; it waits for the delay by itself."""
+        """Wake whoever sees this call to its end, and waits for the delay by itself; if nobody does, wait here."""
         gate = self._gates.get(call)
         if gate is not None:
             gate.release()
+        elif call.task.is_async:
+            after(delay, functools.partial(self.loop.push, call))
 
     def waiting(self, scope: Call) -> contextlib.AbstractContextManager[object]:
         outermost = self._outermost(scope)
@@ -199,9 +209,11 @@ class InlineDispatcher(Dispatcher):
             self._holder = holder
 
     def _outermost(self, scope: Scope | None) -> Call | None:
+        """Return the call of this dispatcher that a scope is inside of; of several, the one that came first."""
         outermost = None
-        while isinstance(scope, Call) and scope.dispatcher is self:
-            outermost, scope = scope, scope.scope
+        for call in _engine.calls_around(scope):
+            if call.dispatcher is self:
+                outermost = call
         return outermost
 
     def _to_the_end(self, call: Call) -> None:
@@ -327,11 +339,15 @@ class WindowDispatcher(Dispatcher):
         return Host(execute=self._run_here, report=self.report)
 
     def push(self, call: Call, here: bool) -> None:
+        dangerous = call.trouble is not None and call.trouble.dangerous
         if call.task.is_async and self.capabilities.in_process:
             self.loop.push(call)
             return
+        if call.task.is_async and self.capabilities.async_aside and not dangerous:
+            self._send_aside(call)
+            return
         with self._lock:
-            if call.trouble is not None and call.trouble.dangerous:
+            if dangerous:
                 self._suspects.append(call)
             else:
                 heapq.heappush(self._queue, (call.seq, call))
@@ -368,6 +384,17 @@ class WindowDispatcher(Dispatcher):
             if batch is not None:
                 self._submit(batch)
         return bool(calls)
+
+    def _send_aside(self, call: Call) -> None:
+        """Send an async call, for which there is always room."""
+        with self._sending:
+            call.attempt += 1
+            batch = pack([call], self._refuse)
+            if batch is not None:
+                batch.is_aside = True
+                with self._lock:
+                    self._sent[call] = batch
+                self._submit(batch)
 
     def _take(self) -> list[Call]:
         """Take from the queue what makes the next batch, and count it as in flight."""
@@ -497,7 +524,7 @@ class WindowDispatcher(Dispatcher):
         with self._lock:
             if self._sent.get(call) is batch:
                 del self._sent[call]
-            if not isinstance(batch, PackedBatch) or not batch.left:
+            if not isinstance(batch, PackedBatch) or not (batch.left or batch.is_aside):
                 self._in_flight -= 1
                 if self._quarantine is batch:
                     self._quarantine = None

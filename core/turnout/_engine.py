@@ -136,6 +136,16 @@ class FlowScope:
         return self.engine.cancelling
 
 
+def calls_around(scope: Scope | None) -> Iterator[Call]:
+    """Yield the calls of this process that a scope is inside of, itself included, from the innermost out."""
+    while scope is not None:
+        if isinstance(scope, Call):
+            yield scope
+            scope = scope.scope
+        else:
+            scope = scope.parent if isinstance(scope, FlowScope) else None
+
+
 def next_index(scope: Scope, name: str) -> int:
     """Return how many runs of this name were submitted in a scope before."""
     counters = scope.counters
@@ -375,11 +385,12 @@ class Engine:
 
     def waiting(self, scope: Scope) -> contextlib.AbstractContextManager[object]:
         """Return a context in which the body of a scope waits, and its slot may serve others."""
-        around: Scope | None = scope
-        # A subflow that a task calls waits in that task's slot.
-        while isinstance(around, FlowScope):
-            around = around.parent
-        return around.dispatcher.waiting(around) if isinstance(around, Call) else contextlib.nullcontext()
+        # A subflow that a task calls waits in that task's slot. Several runners may be involved.
+        around = {call.dispatcher: call for call in calls_around(scope)}
+        slots = contextlib.ExitStack()
+        for dispatcher, call in around.items():
+            slots.enter_context(dispatcher.waiting(call))
+        return slots
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until no call is open and no body runs on; return whether that is so.

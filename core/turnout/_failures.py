@@ -20,7 +20,7 @@ from ._serialization import PLAIN_TYPES, PROTOCOL, Pickler, explain, reference_o
 from ._tracebacks import Frame, frames_of, listing, rebuilt, without_own_frames
 from .errors import SerializationError
 
-__all__ = ["decode", "encode", "without_own_frames"]
+__all__ = ["TravellingFailure", "decode", "encode", "without_own_frames"]
 
 
 class _Record(NamedTuple):
@@ -76,6 +76,16 @@ def encode(error: BaseException, what: str = "the task") -> Any:
     except Exception as problem:
         # What an exception does when it is looked at is up to its class.
         encoder.refuse(0, problem, error)
+
+
+class TravellingFailure(NamedTuple):
+    """An exception that is an argument: as much of it arrives as of one that is raised."""
+
+    encoded: Any
+
+    def load(self) -> BaseException:
+        """Return the exception."""
+        return decode(self.encoded)
 
 
 def decode(encoded: Any) -> BaseException:

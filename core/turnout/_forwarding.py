@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,14 +27,42 @@ def log_levels() -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def forwarding(levels: tuple[int, ...], send: Send) -> Iterator[None]:
-    """Send records and warnings of this process to the driver instead of to this process's own handlers."""
+    """Send records and warnings of this process to the driver instead of to this process's own handlers.
+
+    Batches may be under way side by side; what belongs to none of them goes the way of the one that began last.
+    """
+    with _lock:
+        _senders.append(send)
+        if len(_senders) == 1:
+            _replaced.enter_context(_replace_outlets(levels))
+    try:
+        yield
+    finally:
+        with _lock:
+            _senders.remove(send)
+            if not _senders:
+                _replaced.close()
+
+
+_lock: Final = threading.Lock()
+_senders: Final[list[Send]] = []
+_replaced: Final = contextlib.ExitStack()
+
+
+def _send(message: tuple[Any, ...]) -> None:
+    if senders := _senders[-1:]:
+        senders[0](message)
+
+
+@contextlib.contextmanager
+def _replace_outlets(levels: tuple[int, ...]) -> Iterator[None]:
     root = logging.getLogger()
     handlers, before = root.handlers, log_levels()
     show = warnings.showwarning
     _set_levels(levels)
     # A forked worker has the driver's handlers; a record must not be handled twice.
-    root.handlers = [_Forwarder(send)]
-    warnings.showwarning = _sender_of_warnings(send)
+    root.handlers = [_Forwarder()]
+    warnings.showwarning = _send_warning
     try:
         yield
     finally:
@@ -50,13 +79,9 @@ def _set_levels(levels: tuple[int, ...]) -> None:
 class _Forwarder(logging.Handler):
     """Sends each record as a dictionary of plain values."""
 
-    def __init__(self, send: Send) -> None:
-        super().__init__()
-        self._send = send
-
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._send(("log", _flat(record)))
+            _send(("log", _flat(record)))
         except Exception:
             self.handleError(record)
 
@@ -77,18 +102,15 @@ def _is_plain(value: object) -> bool:
     return value is None or type(value) in (str, int, float, bool)
 
 
-def _sender_of_warnings(send: Send) -> Callable[..., None]:
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        send(("warning", str(message), category.__module__, category.__qualname__, filename, lineno))
-
-    return show
+def _send_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    _send(("warning", str(message), category.__module__, category.__qualname__, filename, lineno))
 
 
 def receive(message: tuple[Any, ...]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._call import PLAIN, Call, Placeholder, replace_arguments
 from ._context import registered_values
+from ._failures import TravellingFailure, encode
 from ._forwarding import log_levels
 from ._serialization import Parcel, dumps, explain, is_plain, pack_function
 from ._state import StateType
@@ -26,13 +27,16 @@ __all__ = ["PackedBatch", "PackedFunctions", "pack"]
 class PackedBatch(Batch):
     """A batch for a worker in another process."""
 
-    __slots__ = ("attempts", "body", "calls", "functions", "handle", "left", "seq", "upstream")
+    __slots__ = ("attempts", "body", "calls", "functions", "handle", "is_aside", "is_async", "left", "seq", "upstream")
 
     def __init__(
         self, calls: Sequence[Call], body: Parcel, functions: Mapping[bytes, bytes], upstream: Sequence[Any]
     ) -> None:
         self.calls = calls
         self.seq = calls[0].seq
+        self.is_async = calls[0].task.is_async
+        # It takes none of the runner's slots.
+        self.is_aside = False
         self.body = body
         self.functions = functions
         self.upstream = upstream
@@ -155,18 +159,22 @@ def _placer(upstream: list[Any]) -> Callable[[TaskFuture[Any], bool], Any]:
     places: dict[TaskFuture[Any], Placeholder] = {}
 
     def place(future: TaskFuture[Any], allowed: bool) -> Any:
-        if future._type > StateType.CACHED:
-            return future._error()
         value = future._data
         if type(value) in PLAIN:
             return value
         if future not in places:
             # Each call gets entries of its own: what one unpacks and changes, another of the batch must not see.
             places[future] = Placeholder(len(upstream))
-            upstream.append(value if type(value) is Parcel else _dumped(future, value))
+            upstream.append(_parcelled(future, value))
         return places[future]
 
     return place
+
+
+def _parcelled(future: TaskFuture[Any], value: Any) -> Parcel | TravellingFailure:
+    if future._type > StateType.CACHED:
+        return TravellingFailure(encode(future._error(), f"task {future.name!r}"))
+    return value if type(value) is Parcel else _dumped(future, value)
 
 
 def _dumped(future: TaskFuture[Any], value: Any) -> Parcel:

@@ -44,6 +44,9 @@ class Capabilities:
         A call that ran out of time gives its slot to others at once, even if its body can't be stopped.
     isolates_crashes
         A dying worker takes no other call with it, nor does it make others run twice.
+    async_aside
+        Batches of async calls (``Batch.is_async``) take no slot: any number of them wait side by side. Elsewhere an
+        async call takes a slot as others do, save in this process, where the engine has an event loop for them.
     at_most_once
         With ``crash_retries=0`` no call ever begins twice.
     nested
@@ -62,6 +65,7 @@ class Capabilities:
     cancel: Literal["none", "cooperative", "kill"] = "none"
     frees_slot: bool = False
     isolates_crashes: bool = True
+    async_aside: bool = False
     at_most_once: bool = True
     nested: Literal["shared", "in_place"] = "in_place"
     streams: bool = False
@@ -116,6 +120,8 @@ class Batch:
     """The calls, which belong to the engine: a runner may count them, no more."""
     seq: int
     """Rises in order of submission. Where one slot is free, the lowest comes first."""
+    is_async: bool
+    """Its calls are async: they run side by side on an event loop, by :func:`turnout.worker.run_batch_async`."""
     body: Parcel
     """The packed calls."""
     functions: Mapping[bytes, bytes]

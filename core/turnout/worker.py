@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ._call import arriving, find_futures, replace
 from ._context import RunContext, Scope, current_scope, current_tags, seed_of, set_registered
-from ._failures import encode, without_own_frames
+from ._failures import TravellingFailure, encode, without_own_frames
 from ._forwarding import forwarding
 from ._prints import prints_logged
 from ._serialization import PLAIN_TYPES, Parcel, dumps, explain, explain_load, is_plain, load_function
@@ -99,8 +99,16 @@ def run_batch(body: Parcel, functions: Mapping[bytes, bytes], upstream: Sequence
     Nothing that a call does is raised here: every ``BaseException`` of a body, and everything that can't be unpacked
     or packed, is the outcome of its call.
     """
-    shipment: Shipment = body.load()
-    _Runs(shipment, functions, upstream, emit).run()
+    _Runs(body.load(), functions, upstream, emit).run()
+
+
+async def run_batch_async(body: Parcel, functions: Mapping[bytes, bytes], upstream: Sequence[Any], emit: Emit) -> None:
+    """Run the calls of a batch, all of which are async, side by side on the running loop.
+
+    For workers that have an event loop for any number of such batches. Parameters as for :func:`run_batch`. Cancelling
+    it cancels the bodies.
+    """
+    await _Runs(body.load(), functions, upstream, emit).run_together()
 
 
 class _Runs:
@@ -117,9 +125,7 @@ class _Runs:
         self.current = 0
 
     def run(self) -> None:
-        # An executor may turn out to be threads of the driver, whose logging needs no help.
-        at_home = self.shipment.origin == this_process()
-        with contextlib.nullcontext() if at_home else forwarding(self.shipment.levels, self.record):
+        with self.forwarding():
             index = 0
             while index < len(self.shipment.jobs):
                 together = self.side_by_side(index)
@@ -129,10 +135,22 @@ class _Runs:
                     self.run_one(index)
                 index += together
 
+    async def run_together(self) -> None:
+        with self.forwarding():
+            await self.run_async(range(len(self.shipment.jobs)))
+
+    def forwarding(self) -> contextlib.AbstractContextManager[None]:
+        # An executor may turn out to be threads of the driver, whose logging needs no help.
+        at_home = self.shipment.origin == this_process()
+        return contextlib.nullcontext() if at_home else forwarding(self.shipment.levels, self.record)
+
     def record(self, message: tuple[Any, ...]) -> None:
         scope = current_scope.get()
-        index = scope.index if isinstance(scope, RemoteScope) else self.current
-        self.emit([Outcome(index, OutcomeKind.RECORD, message)])
+        if isinstance(scope, RemoteScope):
+            # Several batches may run side by side on an event loop: to each its own.
+            scope.emit([Outcome(scope.index, OutcomeKind.RECORD, message)])
+        else:
+            self.emit([Outcome(self.current, OutcomeKind.RECORD, message)])
 
     def side_by_side(self, first: int) -> int:
         """Return how many async calls stand together from here on, at least 1."""
@@ -164,8 +182,14 @@ class _Runs:
 
         self.emit([Outcome(index, OutcomeKind.STARTED) for index in indices])
         tasks = [asyncio.create_task(self.attempt_async(index), context=contextvars.Context()) for index in indices]
-        for done in asyncio.as_completed(tasks):
-            self.emit([await done])
+        try:
+            for done in asyncio.as_completed(tasks):
+                self.emit([await done])
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            # Bodies end as they do otherwise, with an outcome: whoever reported the batch waits for one.
+            self.emit(list(await asyncio.gather(*tasks)))
 
     async def attempt_async(self, index: int) -> Outcome:
         job = self.shipment.jobs[index]
@@ -180,7 +204,7 @@ class _Runs:
 
     def enter(self, index: int) -> RemoteScope:
         job = self.shipment.jobs[index]
-        scope = RemoteScope(index, job, self.shipment.flows[job.flow])
+        scope = RemoteScope(index, job, self.shipment.flows[job.flow], self.emit)
         current_scope.set(scope)
         current_tags.set(job.tags)
         return scope
@@ -238,7 +262,7 @@ def _each_once(upstream: Sequence[Any]) -> Callable[[int], Any]:
     def value_of(index: int) -> Any:
         if index not in values:
             value = upstream[index]
-            values[index] = value.load() if isinstance(value, Parcel) else value
+            values[index] = value.load() if isinstance(value, (Parcel, TravellingFailure)) else value
         return values[index]
 
     return value_of
@@ -263,9 +287,10 @@ def _loop() -> Any:
 class RemoteScope:
     """A call on a worker, as the scope of what it submits: nested calls run here, in order."""
 
-    __slots__ = ("_engine", "counters", "flow", "index", "job", "log_prints")
+    __slots__ = ("_engine", "counters", "emit", "flow", "index", "job", "log_prints")
 
-    def __init__(self, index: int, job: Job, flow: FlowInfo) -> None:
+    def __init__(self, index: int, job: Job, flow: FlowInfo, emit: Emit) -> None:
+        self.emit = emit
         self.index = index
         self.job = job
         self.flow = flow

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import importlib
+import logging
 import os
 import pickle
 import threading
@@ -20,9 +22,15 @@ from ._remote import run_packed
 
 __all__ = ["ExecutorTaskRunner"]
 
+logger = logging.getLogger("turnout")
+
 Factory = Callable[..., Executor]
 
 _OTHER_PROCESS: Final = Capabilities(isolates_crashes=False, at_most_once=False)
+# The engine itself asks a body in this process to stop.
+_SAME_PROCESS: Final = dataclasses.replace(_OTHER_PROCESS, in_process=True, cancel="cooperative", streams=True)
+# How long `stop` waits for bodies that ran out of time and go on, in seconds.
+_PATIENCE: Final = 1.0
 
 
 class ExecutorTaskRunner(TaskRunner):
@@ -82,7 +90,7 @@ class ExecutorTaskRunner(TaskRunner):
         if self._source is not None and not (_is_executor(self._source) or callable(self._source)):
             raise TypeError(f"executor={executor!r}: give an Executor, or a class or function that makes one.")
         shared = _is_thread_pool(self._source) if pickle is None else not pickle
-        self.capabilities = dataclasses.replace(_OTHER_PROCESS, in_process=shared)
+        self.capabilities = _SAME_PROCESS if shared else _OTHER_PROCESS
         self._pool: _Pool | None = None
 
     def make_executor(self) -> Executor:
@@ -169,8 +177,15 @@ class _Pool:
         return False
 
     def stop(self) -> None:
-        if self._rebuild is not None:
-            self.executor.shutdown(wait=True)
+        """Shut a pool down that was built here. Bodies that ran out of time and go on are not waited for long."""
+        if self._rebuild is None:
+            return
+        concurrent.futures.wait(list(self._futures.values()), timeout=_PATIENCE)
+        stuck = len(self._futures)
+        if stuck:
+            logger.warning("%d calls that ran out of time go on; their workers are killed, or left.", stuck)
+            _kill_workers(self.executor)
+        self.executor.shutdown(wait=not stuck)
 
     def _done(self, batch: Batch, executor: Executor, future: Any) -> None:
         """Report what became of a batch. May run in any thread, also in the one that submits."""
@@ -206,6 +221,14 @@ class _Pool:
                 )
             self.executor = self._rebuild()
         broken.shutdown(wait=False)
+
+
+def _kill_workers(executor: Executor) -> None:
+    """End the processes of a pool, if it has any and we know how; there is no common word for it."""
+    processes = getattr(executor, "_processes", None)
+    for process in list(processes.values()) if isinstance(processes, dict) else []:
+        with contextlib.suppress(Exception):
+            process.kill()
 
 
 def _for_each(batch: Batch, kind: OutcomeKind, data: Any) -> list[Outcome]:
