@@ -254,7 +254,9 @@ class Engine:
         kwargs: dict[str, Any],
         dispatcher: Dispatcher,
     ) -> Call:
-        future: TaskFuture[Any] = TaskFuture(task, scope, next_index(scope, task.name))
+        counter = scope.counters.get(task.name) if scope.counters is not None else None
+        index = next(counter) if counter is not None else next_index(scope, task.name)
+        future: TaskFuture[Any] = TaskFuture(task, scope, index)
         call = Call()
         call.engine = self
         call.scope = scope
@@ -297,7 +299,6 @@ class Engine:
         """Have the futures tell the call when they are over; return whether all are, and the call can go."""
         root: TaskFuture[Any] | None = None
         with LOCK:
-            # One more than there are, so that a dependency that ends at once can't start the call from here.
             pending = 0
             for future, allowed in dependencies.items():
                 type_ = future._type

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Generic, TypeVar
@@ -20,7 +19,6 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 # How many calls of a lazy map are submitted and not consumed: enough for many workers, and little memory.
 _AHEAD: Final = 1000
-_END: Final = object()
 
 
 def elements_of(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, lazy: bool) -> Iterator[Arguments]:
@@ -91,15 +89,27 @@ def _parameter(key: int | str) -> str:
 def _rows(
     name: str, args: tuple[Any, ...], kwargs: dict[str, Any], columns: dict[int | str, Iterable[Any]]
 ) -> Iterator[Arguments]:
-    whole: dict[int | str, Any] = {
-        key: _unwrapped(value) for key, value in _numbered(args, kwargs) if key not in columns
-    }
-    rows = itertools.zip_longest(*columns.values(), fillvalue=_END)
-    for number, row in enumerate(rows):
-        if _END in [element if element is _END else None for element in row]:
-            raise MappingLengthMismatch(f"{name}.map() walks over its arguments in step, but one ended after {number}.")
+    rows = _in_step(name, list(columns.values()))
+    if len(columns) == len(args) and not kwargs:  # the usual case, and worth a path of its own
+        yield from ((row, {}) for row in rows)
+        return
+    whole = {key: _unwrapped(value) for key, value in _numbered(args, kwargs) if key not in columns}
+    for row in rows:
         values = whole | dict(zip(columns, row, strict=True))
-        yield tuple(values[position] for position in range(len(args))), {key: values[key] for key in kwargs}
+        yield tuple([values[position] for position in range(len(args))]), {key: values[key] for key in kwargs}
+
+
+def _in_step(name: str, columns: list[Iterable[Any]]) -> Iterator[tuple[Any, ...]]:
+    """Yield one element of each column at a time, and raise when one ends before the others."""
+    try:
+        yield from zip(*columns, strict=True)
+    except ValueError as error:
+        # What a generator of the user's raises is the user's.
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise
+        raise MappingLengthMismatch(
+            f"{name}.map() walks over its arguments in step, but {error.args[0].removeprefix('zip() ')}."
+        ) from None
 
 
 def _unwrapped(value: Any) -> Any:
