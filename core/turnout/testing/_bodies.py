@@ -149,8 +149,9 @@ async def count_to_slowly(limit: int) -> AsyncIterator[int]:
 async def asleep_together(signals: Signals, count: int) -> int:
     """Wait, without holding the thread, until ``count`` calls have begun; return the thread."""
     signals.note("asleep")
-    while signals.count("asleep") < count:  # noqa: ASYNC110 - other processes take part
-        await asyncio.sleep(0.002)
+    async with asyncio.timeout(30):
+        while signals.count("asleep") < count:  # noqa: ASYNC110 - other processes take part
+            await asyncio.sleep(0.002)
     return threading.get_ident()
 
 

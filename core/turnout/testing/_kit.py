@@ -66,14 +66,16 @@ class Conformance(abc.ABC):
             yield
 
     @pytest.fixture
-    def runner(self, request: pytest.FixtureRequest) -> TaskRunner:
+    def runner(self, request: pytest.FixtureRequest) -> Iterator[TaskRunner]:
         """Return a runner with two slots, whose backend stays up for the whole class."""
-        return self._held(request, 2)
+        with self._held(request, 2) as runner:
+            yield runner
 
     @pytest.fixture
-    def one_slot(self, request: pytest.FixtureRequest) -> TaskRunner:
+    def one_slot(self, request: pytest.FixtureRequest) -> Iterator[TaskRunner]:
         """Return a runner with one slot, whose backend stays up for the whole class."""
-        return self._held(request, 1)
+        with self._held(request, 1) as runner:
+            yield runner
 
     @pytest.fixture
     def fresh_runner(self) -> TaskRunner:
@@ -92,7 +94,8 @@ class Conformance(abc.ABC):
         """Return a function to tell the report that a declared lack was tested; see :data:`Declare`."""
         return functools.partial(record_property, "declared")
 
-    def _held(self, request: pytest.FixtureRequest, slots: int) -> TaskRunner:
+    @contextlib.contextmanager
+    def _held(self, request: pytest.FixtureRequest, slots: int) -> Iterator[TaskRunner]:
         # Not a class-scoped fixture: pytest no longer likes those as methods, and `make_runner` is one.
         node = request.node.getparent(pytest.Class)
         held: dict[int, TaskRunner] = node.stash.setdefault(_HELD, {})
@@ -101,7 +104,11 @@ class Conformance(abc.ABC):
             hold(runner)
             node.addfinalizer(functools.partial(release, runner))
             held[slots] = runner
-        return held[slots]
+        failed_before = request.session.testsfailed
+        yield held[slots]
+        if request.session.testsfailed > failed_before:
+            # Calls of the failed test may hang on it for ever: the next test shall not suffer for that.
+            del held[slots]
 
 
 @dataclass(frozen=True)
