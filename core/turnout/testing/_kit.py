@@ -21,7 +21,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 from turnout import TaskFuture, flow
-from turnout._dispatch import hold, release
+from turnout._backends import hold, release
 from turnout.runner import TaskRunner
 
 __all__ = [
