@@ -15,9 +15,10 @@
 
 from ._call import allow_failure, quote, unmapped
 from ._choice import use_runner
+from ._collections import as_completed, wait
 from ._context import RunContext, cancelled, get_run_context, get_run_logger, register_context_variable, tags
 from ._flow import Flow, flow
-from ._future import FutureList, TaskFuture, as_completed, wait
+from ._future import FutureList, TaskFuture
 from ._state import State, StateType
 from ._task import Task, exponential_backoff, task
 from ._version import __version__

@@ -29,6 +29,7 @@ T = TypeVar("T")
 PLAIN: Final = PLAIN_TYPES
 _NO_TAGS: Final[frozenset[str]] = frozenset()
 NO_KEYWORDS: Final[dict[str, Any]] = {}
+EMPTY: Final = contextvars.Context()
 
 
 class Call(Batch):

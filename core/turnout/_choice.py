@@ -14,8 +14,8 @@ from .registry import resolve
 from .runner import TaskRunner
 
 if TYPE_CHECKING:
+    from ._backends import Backends
     from ._context import Scope
-    from ._dispatch import Backends
 
 __all__ = ["command_line_runner", "engine_for", "use_runner"]
 

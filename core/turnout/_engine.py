@@ -1,10 +1,9 @@
-"""Order, readiness, retries and final states: what a flow run does with its calls.
+"""Order and readiness: what a running flow does with its calls.
 
 The way of a call: ``submit`` → (its dependencies are over) → its dispatcher → a runner → ``execute`` in this process,
 or ``worker.run_batch`` in another → ``succeeded`` or ``failed`` → its dependents.
 
-`submit` and `execute` are the hot path. They are written out long, with few calls and one lock, because at their scale
-(a few µs for a no-op on threads) each method call and each lock counts.
+`Engine.submit` is on the hot path, and written out long for it; see :mod:`turnout._attempts`.
 """
 
 from __future__ import annotations
@@ -13,54 +12,37 @@ import contextlib
 import itertools
 import logging
 import threading
-import time
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Sequence
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
-from ._call import NO_KEYWORDS, PLAIN, Call, Trouble, find_futures, replace_arguments
-from ._context import TASK_RUNS, RunContext, Scope, current_scope, current_tags, seed_of
-from ._failures import without_own_frames
-from ._future import (
-    CANCELLED,
-    COMPLETED,
-    LOCK,
-    UPSTREAM_FAILED,
-    Failure,
-    TaskFuture,
-    brief,
-    delivering,
-    summary,
-    wait_for_gate,
-)
-from ._serialization import Parcel
+from ._call import EMPTY, NO_KEYWORDS, PLAIN, Call, find_futures
+from ._context import TASK_RUNS, Scope
+from ._ending import RUNNING, give_name, run_hooks, settle, start, task_run
+from ._future import CANCELLED, COMPLETED, UPSTREAM_FAILED, Failure, TaskFuture, summary
+from ._interrupts import stop_body
+from ._scopes import FlowScope, calls_around, next_index
 from ._state import State, StateType
-from ._timers import after
-from .errors import CrashedRun, MissingContextError, TaskRunTimeoutError
+from ._waiting import LOCK, wait_for_gate
+from .errors import MissingContextError
 from .registry import resolve
-from .worker import call_body
 
 if TYPE_CHECKING:
     import asyncio
 
-    from ._dispatch import Backends, Dispatcher
+    from ._backends import Backends
+    from ._dispatch import Dispatcher
     from ._task import Task
     from .runner import TaskRunner
 
-__all__ = ["Engine", "FlowScope", "TaskRun", "execute"]
+__all__ = ["Engine", "nested_home", "no_context"]
 
-PENDING: Final = StateType.PENDING
-RUNNING: Final = StateType.RUNNING
-RETRYING: Final = StateType.RETRYING
+
 FAILURES: Final = (StateType.FAILED, StateType.TIMED_OUT, StateType.CRASHED)
 
-logger = logging.getLogger("turnout")
+
 # Calls are numbered in order of submission, over all flows of the process: runners that are shared go by it.
 _numbers: Final = itertools.count()
-
-
-class Stop(BaseException):
-    """Raised in the thread of a body that is cancelled or out of time. Users see it only if they catch everything."""
 
 
 class _LoopGate:
@@ -80,82 +62,6 @@ class _LoopGate:
         """Open the gate."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             self._loop.call_soon_threadsafe(self.opened.set)
-
-
-class TaskRun(NamedTuple):
-    """What hooks and retry conditions are told about a task run."""
-
-    id: str
-    name: str
-    attempt: int
-    flow_run_id: str | None
-
-
-class FlowScope:
-    """A flow run as the scope of what is submitted in it; also the scope of ``with runner:``, then without a name."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        id: str | None = None,
-        name: str | None = None,
-        flow_name: str | None = None,
-        path: str = "",
-        attempt: int = 1,
-        log_prints: bool = False,
-        parent: Scope | None = None,
-    ) -> None:
-        self.engine = engine
-        self.parent = parent
-        self.id = id
-        self.name = name
-        self.flow_name = flow_name
-        self.path = path
-        self.attempt = attempt
-        self.log_prints = log_prints
-        self.prefix = ""
-        self.counters: MutableMapping[str, Iterator[int]] | None = {}
-
-    def describe(self) -> RunContext:
-        """Return what the flow's body may know about itself."""
-        return RunContext(
-            flow_run_id=self.id,
-            flow_run_name=self.name,
-            flow_name=self.flow_name,
-            task_run_id=None,
-            task_run_name=None,
-            task_name=None,
-            attempt=self.attempt,
-            tags=current_tags.get(),
-            seed=seed_of(self.path),
-        )
-
-    def asked_to_stop(self) -> bool:
-        """Return whether the flow's calls are being cancelled."""
-        return self.engine.cancelling
-
-
-def calls_around(scope: Scope | None) -> Iterator[Call]:
-    """Yield the calls of this process that a scope is inside of, itself included, from the innermost out."""
-    while scope is not None:
-        if isinstance(scope, Call):
-            yield scope
-            scope = scope.scope
-        else:
-            scope = scope.parent if isinstance(scope, FlowScope) else None
-
-
-def next_index(scope: Scope, name: str) -> int:
-    """Return how many runs of this name were submitted in a scope before."""
-    counters = scope.counters
-    if counters is None:
-        counters = scope.counters = {}
-    counter = counters.get(name)
-    if counter is None:
-        # setdefault, because two threads of a body may submit at once.
-        counter = counters.setdefault(name, itertools.count())
-    return next(counter)
 
 
 class Engine:
@@ -457,14 +363,19 @@ class Engine:
             self.failures.append(future)
         if self.logs or type_ in FAILURES:
             self._log_end(future, type_)
-        hooks = call.task.hooks_for(type_) if call.task.has_hooks else ()
-        if hooks:
-            self._run_hooks(hooks, call, type_)
-        if listeners is not None:
-            for listener in listeners:
+        try:
+            if call.task.has_hooks:
+                self._run_hooks(call.task.hooks_for(type_), call)
+            for listener in listeners or ():
                 listener()
-        self.open.pop(call, None)
-        if not self.open:
+        finally:
+            # Arguments and results go now, not when the garbage collector finds that a call and its context hold each
+            # other.
+            call.args = ()
+            call.kwargs = NO_KEYWORDS
+            call.dependencies = None
+            call.context = EMPTY
+            self.open.pop(call, None)
             self.emptied()
 
     def _log_end(self, future: TaskFuture[Any], type_: StateType) -> None:
@@ -480,7 +391,7 @@ class Engine:
             }
             TASK_RUNS.log(level, "Task run %r - Finished in state %r", future.name, state, extra=ids)
 
-    def _run_hooks(self, hooks: Sequence[Any], call: Call, type_: StateType) -> None:
+    def _run_hooks(self, hooks: Sequence[Any], call: Call) -> None:
         # Being told by a hook is not a look: the flow shall fail all the same.
         run_hooks(hooks, call.task, task_run(call), call.future._state(look=False))
 
@@ -490,367 +401,9 @@ def nested_home(call: Call) -> Dispatcher:
     return call.dispatcher if call.dispatcher.shares_nested else call.engine.backends.here
 
 
-def run_hooks(hooks: Sequence[Any], owner: Any, run: Any, state: State) -> None:
-    """Call hooks with what they are about, and log what they raise."""
-    for hook in hooks:
-        try:
-            with delivering():
-                hook(owner, run, state)
-        except Exception:
-            logger.exception("A hook of %s raised in state %s: %r", run.name, state.name, hook)
-
-
-def task_run(call: Call) -> TaskRun:
-    """Return what hooks are told about a call."""
-    future = call.future
-    return TaskRun(future.task_run_id, future.name, max(1, call.attempt), call.engine.flow_run.id)
-
-
 def no_context(task: Task[..., Any]) -> MissingContextError:
     """Return the error for submitting where no flow runs."""
     return MissingContextError(
         f"{task.name}.submit() was called outside of a flow. Call it in the body of a @flow, or inside of "
         f"`with runner:`; or call {task.name}(...) to run it here and now."
     )
-
-
-# What follows is called by dispatchers, with calls of any engine.
-
-
-def execute(call: Call) -> Sequence[Call]:
-    """Run a call's body in this thread and settle it; return the calls for the same runner that became ready by it.
-
-    Hot path. Never raises.
-    """
-    future = call.future
-    with LOCK:
-        if future._type is not PENDING and future._type is not RETRYING:
-            return ()
-        future._type = RUNNING
-        call.thread = threading.get_ident()
-        call.attempt = attempt = call.attempt + 1
-    try:
-        if call.task.is_watched:
-            began(call, attempt)
-        try:
-            # A body that ran out of time may still be inside of its context when the next attempt begins.
-            context = call.context.copy() if call.task.retries else call.context
-            value = context.run(_body, call)
-        except BaseException as error:
-            if not _leave(call, attempt):
-                return _came_late(call)
-            return _mine(failed(call, attempt, without_own_frames(error)), call)
-        with LOCK:
-            if future._type is not RUNNING or call.attempt != attempt or not call.thread:
-                return _came_late(call)
-            call.thread = 0
-            future._data = value
-            future._time = time.time()
-            future._type = COMPLETED
-            future._call = None
-            listeners = future._listeners
-            dependents = future._dependents
-            future._listeners = future._dependents = None
-            ready = None
-            if dependents is not None:
-                ready = []
-                for dependent in dependents:
-                    dependent.pending -= 1
-                    if not dependent.pending:
-                        ready.append(dependent)
-        engine = call.engine
-        if engine.logs or call.task.has_hooks or call.trouble is not None:
-            engine.finished(call, COMPLETED, listeners)
-        else:
-            if listeners is not None:
-                for listener in listeners:
-                    listener()
-            del engine.open[call]
-            if engine._gates:
-                engine.emptied()
-        return _mine(ready, call) if ready else ()
-    except Stop:
-        # It was sent while the body ran and landed after its end; whoever sent it made the call final before.
-        return _came_late(call)
-
-
-def is_wanted(call: Call, attempt: int) -> bool:
-    """Return whether an attempt is the one whose outcome counts. Ask with the lock held."""
-    abandoned = call.trouble is not None and call.trouble.abandoned == attempt
-    return call.future._type is RUNNING and call.attempt == attempt and not abandoned
-
-
-def _leave(call: Call, attempt: int) -> bool:
-    """Note that a body has ended, so that no Stop is sent to its thread; return whether its outcome is wanted."""
-    with LOCK:
-        wanted = is_wanted(call, attempt) and call.thread != 0
-        if wanted:
-            call.thread = 0
-        return wanted
-
-
-def _body(call: Call) -> Any:
-    """Call the task's function. Runs in the call's own context."""
-    current_scope.set(call)
-    args, kwargs = call.args, call.kwargs
-    if call.dependencies is not None:
-        args, kwargs = replace_arguments(args, kwargs, value_or_error)
-    return call_body(call.task.fn, args, kwargs, call)
-
-
-def value_or_error(future: TaskFuture[Any], allowed: bool) -> Any:
-    """Return what a future that is over stands for in arguments."""
-    if future._type is COMPLETED and type(future._data) is not Parcel:  # hot path
-        return future._data
-    return future._value() if future._type <= StateType.CACHED else future._error()
-
-
-def _mine(ready: Sequence[Call], call: Call) -> Sequence[Call]:
-    """Start the calls that belong elsewhere, and return the rest."""
-    if not ready:
-        return ()
-    dispatcher = call.dispatcher
-    mine = []
-    for other in ready:
-        if other.task.run_name is not None and not give_name(other):
-            continue
-        if other.dispatcher is dispatcher and not other.task.is_async:
-            mine.append(other)
-        else:
-            other.dispatcher.push(other, False)
-    return mine
-
-
-def start(ready: Sequence[Call]) -> None:
-    """Hand calls that became ready to their dispatchers."""
-    for call in ready:
-        if call.task.run_name is None or give_name(call):
-            call.dispatcher.push(call, False)
-
-
-def give_name(call: Call) -> bool:
-    """Give a call whose dependencies are over the name that its task wants, or fail it if there is none."""
-    if call.future._name is not None:
-        return True
-    try:
-        args, kwargs = replace_arguments(call.args, call.kwargs, value_or_error)
-        call.future._name = call.task.name_of_run(args, kwargs)
-    except Exception as error:
-        error.add_note(f"Raised while a name was made from task_run_name={call.task.run_name!r}.")
-        start(settle(call, StateType.FAILED, Failure(error)))
-        return False
-    return True
-
-
-def began(call: Call, attempt: int) -> None:
-    """Start the clock of a call whose body begins, and tell those who want to know."""
-    task = call.task
-    if task.timeout_seconds is not None:
-        trouble = trouble_of(call)
-        if trouble.timer is not None:
-            trouble.timer()
-        trouble.timer = after(task.timeout_seconds, lambda: _out_of_time(call, attempt))
-    if task.on_running_hooks:
-        run_hooks(task.on_running_hooks, task, task_run(call), State(RUNNING, None, time.time()))
-
-
-def trouble_of(call: Call) -> Trouble:
-    """Return a call's record of trouble, made if there is none."""
-    if call.trouble is None:
-        call.trouble = Trouble()
-    return call.trouble
-
-
-def _out_of_time(call: Call, attempt: int) -> None:
-    error = TaskRunTimeoutError(
-        f"{call.future.name} ran for longer than its timeout_seconds={call.task.timeout_seconds}."
-    )
-    with LOCK:
-        if call.future._type is not RUNNING or call.attempt != attempt:
-            return
-        trouble_of(call).abandoned = attempt
-    # The body first, while its thread and batch are still known as this attempt's.
-    stop_body(call)
-    with delivering():
-        start(failed(call, attempt, error))
-
-
-def stop_body(call: Call) -> None:
-    """Stop the body of a call whose outcome nobody wants any more, as far as its runner can."""
-    trouble = call.trouble
-    if trouble is not None and trouble.stop is not None:
-        trouble.stop()
-        return
-    with LOCK:
-        if call.thread:
-            _interrupted.add(call.thread)
-            _send(call.thread, Stop)
-            call.thread = 0
-    call.dispatcher.abandon(call)
-
-
-# Threads to which Stop was sent. It may not have arrived when the body ends.
-_interrupted: Final[set[int]] = set()
-
-
-def _came_late(call: Call) -> Sequence[Call]:
-    """End an attempt that nobody waits for, and see to it that no Stop arrives after it."""
-    thread = threading.get_ident()
-    with LOCK:
-        if call.thread == thread:
-            call.thread = 0
-        if thread in _interrupted:
-            _interrupted.discard(thread)
-            _send(thread, None)
-    body_ended(call)
-    return ()
-
-
-def body_ended(call: Call) -> None:
-    """Note that the body of a call that was cancelled is over: its flow may be waiting for that."""
-    with LOCK:
-        call.engine.stopping.discard(call)
-    call.engine.emptied()
-
-
-def interrupt(thread: threading.Thread) -> None:
-    """Ask a thread that runs a flow's body, and nothing after it, to stop."""
-    if thread.ident is not None and thread.is_alive():
-        _send(thread.ident, Stop)
-
-
-def _send(thread: int, exception: type[BaseException] | None) -> None:
-    """Have an exception raised in a thread at its next step in Python code, or take back one not yet raised."""
-    import ctypes  # a slow import, for something seldom
-
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), exception and ctypes.py_object(exception))
-
-
-def succeeded(call: Call, attempt: int, value: Any) -> Sequence[Call]:
-    """Settle a call whose body returned elsewhere; return what became ready."""
-    return settle(call, COMPLETED, value, attempt)
-
-
-def failed(call: Call, attempt: int, error: BaseException) -> Sequence[Call]:
-    """Try a call again whose body raised, or settle it; return what became ready."""
-    if not isinstance(error, Exception):
-        return _crashed_by(call, attempt, error)
-    type_ = StateType.TIMED_OUT if isinstance(error, TaskRunTimeoutError) else StateType.FAILED
-    if call.task.retries and _will_retry(call, attempt, error, type_):
-        return ()
-    return settle(call, type_, Failure(error), attempt)
-
-
-def _crashed_by(call: Call, attempt: int, error: BaseException) -> Sequence[Call]:
-    crash = CrashedRun(f"The body of {call.future.name} raised {brief(error)}, which ends a run as a crash does.")
-    crash.__cause__ = error
-    return settle(call, StateType.CRASHED, Failure(crash), attempt)
-
-
-def crashed(call: Call, attempt: int, cause: str) -> Sequence[Call]:
-    """Run a call again whose worker died, or settle it; return what became ready."""
-    trouble = trouble_of(call)
-    with LOCK:
-        if call.future._type is not RUNNING or call.attempt != attempt:
-            return ()
-        trouble.crashes += 1
-        again = trouble.crashes <= call.task.crash_retries
-        if again:
-            call.future._type = RETRYING
-            call.future._time = time.time()
-    if again:
-        logger.warning(
-            "Task run %r - The worker died (%s); it is run again, %d of %d.",
-            call.future.name,
-            cause,
-            trouble.crashes,
-            call.task.crash_retries,
-        )
-        return (call,)
-    error = CrashedRun(
-        f"The worker that ran {call.future.name} died: {cause}. "
-        f"It was begun {trouble.crashes} time{'s' * (trouble.crashes > 1)} (crash_retries={call.task.crash_retries})."
-    )
-    return settle(call, StateType.CRASHED, Failure(error), attempt)
-
-
-def _will_retry(call: Call, attempt: int, error: Exception, type_: StateType) -> bool:
-    """Arrange for another attempt if the task wants one."""
-    task = call.task
-    trouble = trouble_of(call)
-    if trouble.retries >= task.retries:
-        return False
-    state = State(type_, summary(error, type_), time.time(), error)
-    if not _condition_holds(call, state):
-        return False
-    delay = task.retry_delay(trouble.retries)
-    with LOCK:
-        if call.future._type is not RUNNING or call.attempt != attempt:
-            return False
-        trouble.retries += 1
-        trouble.retry_at = time.monotonic() + delay
-        trouble.stop = None
-        call.future._type = RETRYING
-        call.future._time = time.time()
-    if trouble.timer is not None:
-        trouble.timer()
-    logger_line = "Task run %r - Received non-final state Retrying(%r): retry %d of %d in %.3g s."
-    TASK_RUNS.info(logger_line, call.future.name, brief(error), trouble.retries, task.retries, delay)
-    call.dispatcher.later(call, delay)
-    return True
-
-
-def _condition_holds(call: Call, state: State) -> bool:
-    condition = call.task.retry_condition_fn
-    if condition is None:
-        return True
-    try:
-        return bool(condition(call.task, task_run(call), state))
-    except Exception:
-        logger.exception("retry_condition_fn of %s raised; it is not run again.", call.future.name)
-        return False
-
-
-def settle(call: Call, type_: StateType, data: Any, attempt: int | None = None) -> list[Call]:
-    """Make a call final, and with it everything that can't run any more; return the calls that became ready.
-
-    Parameters
-    ----------
-    call, type_, data
-        The call, its final state, and its value or Failure.
-    attempt
-        Do nothing if the call has begun another attempt since; None settles it whatever it does.
-
-    Notes
-    -----
-    A list of things to do, not recursion: a chain of dependents may be longer than Python's stack.
-    """
-    ready: list[Call] = []
-    todo: list[tuple[Call, StateType, Any, int | None]] = [(call, type_, data, attempt)]
-    while todo:
-        one, type_, data, attempt = todo.pop()
-        future = one.future
-        with LOCK:
-            if future._type >= COMPLETED:
-                continue
-            if attempt is not None and (attempt != one.attempt or future._type is not RUNNING):
-                continue
-            if type_ is CANCELLED and future._type is RUNNING and one.thread:
-                one.engine.stopping.add(one)
-            future._data = data
-            future._time = time.time()
-            future._type = type_
-            future._call = None
-            listeners, dependents = future._listeners, future._dependents
-            future._listeners = future._dependents = None
-            for dependent in dependents or ():
-                allowed = dependent.dependencies is not None and dependent.dependencies[future]
-                if type_ <= StateType.CACHED or (allowed and type_ is not CANCELLED):
-                    dependent.pending -= 1
-                    if not dependent.pending:
-                        ready.append(dependent)
-                else:
-                    lost = CANCELLED if type_ is CANCELLED else UPSTREAM_FAILED
-                    todo.append((dependent, lost, Failure(root=data.root or future), None))
-        one.engine.finished(one, type_, listeners)
-    return ready

@@ -12,13 +12,16 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from ._backends import Backends
 from ._call import find_futures, replace
 from ._choice import engine_for
 from ._context import FLOW_RUNS, current_scope
-from ._dispatch import Backends
-from ._engine import Engine, FlowScope, Stop, interrupt, next_index, run_hooks
+from ._ending import run_hooks
+from ._engine import Engine
 from ._future import TaskFuture, summary
+from ._interrupts import Stop, interrupt
 from ._prints import prints_logged
+from ._scopes import FlowScope, next_index
 from ._state import State, StateType
 from .errors import CancelledRun, FlowRunTimeoutError
 

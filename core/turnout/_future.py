@@ -6,15 +6,13 @@ import contextlib
 import functools
 import logging
 import threading
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
-from ._context import current_scope
 from ._serialization import Parcel
 from ._state import State, StateType
-from .errors import CancelledRun, SerializationError, UpstreamFailed, WouldDeadlockError
+from ._waiting import LOCK, countdown, delivering, logged, wait_for_gate
+from .errors import CancelledRun, SerializationError, UpstreamFailed
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,40 +21,16 @@ if TYPE_CHECKING:
     from ._context import Scope
     from ._task import Task
 
-__all__ = ["Failure", "FutureList", "FuturePart", "TaskFuture", "as_completed", "wait"]
+__all__ = ["Failure", "FutureList", "FuturePart", "TaskFuture"]
 
 R = TypeVar("R")
 
-# One lock for all futures of the process: calls of different flows may depend on each other, and it is held for a few
-# instructions only, never over user code. Re-entrant, because the garbage collector or a signal handler may run user
-# code that asks a future while its thread holds it.
-LOCK: Final = threading.RLock()
 
 COMPLETED: Final = StateType.COMPLETED
 UPSTREAM_FAILED: Final = StateType.UPSTREAM_FAILED
 CANCELLED: Final = StateType.CANCELLED
 
 logger = logging.getLogger("turnout")
-
-
-class _Delivering(threading.local):
-    """Whether the current thread delivers outcomes, so that waiting in it could wait for ever."""
-
-    now = False
-
-
-_delivering: Final = _Delivering()
-
-
-@contextlib.contextmanager
-def delivering() -> Iterator[None]:
-    """Mark the current thread as one that delivers outcomes: user code inside must not wait for others."""
-    before = _delivering.now
-    _delivering.now = True
-    try:
-        yield
-    finally:
-        _delivering.now = before
 
 
 class Failure:
@@ -228,7 +202,7 @@ class TaskFuture(Generic[R]):
         It runs in the thread that delivers the outcome, so it must be quick and must not wait for other futures. What
         it raises is logged.
         """
-        if not self._listen(functools.partial(_call_back, callback, self)):
+        if not self._listen(functools.partial(_deliver, callback, self)):
             _call_back(callback, self)
 
     def __await__(self) -> Generator[Any, None, R]:
@@ -429,161 +403,6 @@ class FutureList(list[TaskFuture[R]]):
         return all(future.done() for future in self)
 
 
-class DoneAndNotDone(NamedTuple):
-    """What :func:`wait` returns."""
-
-    done: set[TaskFuture[Any]]
-    not_done: set[TaskFuture[Any]]
-
-
-def wait(
-    futures: Iterable[TaskFuture[Any]], timeout: float | None = None, return_when: str = "ALL_COMPLETED"
-) -> DoneAndNotDone:
-    """Wait for futures, and return which are over and which are not. Raises none of their failures.
-
-    Parameters
-    ----------
-    futures
-        The futures to wait for.
-    timeout
-        How long to wait at most, in seconds; None waits for ever.
-    return_when
-        ``"ALL_COMPLETED"``, ``"FIRST_COMPLETED"`` or ``"FIRST_EXCEPTION"``, as in :mod:`concurrent.futures`.
-
-    Raises
-    ------
-    ValueError
-        If ``return_when`` is none of these.
-    """
-    if return_when not in ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"):
-        raise ValueError(f"return_when={return_when!r}: use ALL_COMPLETED, FIRST_COMPLETED or FIRST_EXCEPTION.")
-    everything = set(futures)
-    for future in _over_in_turn(everything, countdown(timeout)):
-        if return_when == "FIRST_COMPLETED":
-            break
-        if return_when == "FIRST_EXCEPTION" and future._type > StateType.CACHED:
-            break
-    done = {future for future in everything if future.done()}
-    return DoneAndNotDone(done, everything - done)
-
-
-def as_completed(futures: Iterable[TaskFuture[R]], timeout: float | None = None) -> Iterator[TaskFuture[R]]:
-    """Yield futures as they come to their end, each once.
-
-    Given a lazy map it holds only as many calls as are under way.
-
-    Parameters
-    ----------
-    futures
-        The futures, or what ``task.map(..., lazy=True)`` returned.
-    timeout
-        How long to go on at most, in seconds; None for ever.
-
-    Raises
-    ------
-    TimeoutError
-        If not all are over in time.
-    """
-    in_turn = getattr(futures, "in_order_of_completion", None)
-    if in_turn is not None:
-        yield from in_turn(timeout)
-        return
-    waiting = set(futures)
-    seen = 0
-    for future in _over_in_turn(waiting, countdown(timeout)):
-        seen += 1
-        yield future
-    if seen < len(waiting):
-        raise TimeoutError(f"{len(waiting) - seen} of {len(waiting)} futures are not over after {timeout} s.")
-
-
-def _over_in_turn(
-    futures: set[TaskFuture[R]], remaining: Callable[[], float | None]
-) -> Generator[TaskFuture[R], None, None]:
-    """Yield futures as they end, and stop early when no time remains."""
-    queue = Arrivals[TaskFuture[R]]()
-    listeners = {future: functools.partial(queue.put, future) for future in futures}
-    try:
-        for future, listener in listeners.items():
-            if not future._listen(listener):
-                queue.put(future)
-        for _ in range(len(listeners)):
-            if not queue.wait(remaining()):
-                return
-            yield queue.take()
-    finally:
-        for future, listener in listeners.items():
-            future._forget(listener)
-
-
-class Arrivals(Generic[R]):
-    """A queue with one consumer, whose waiting knows about slots and deadlocks (unlike :class:`queue.Queue`)."""
-
-    __slots__ = ("_gate", "_items")
-
-    def __init__(self) -> None:
-        self._items: deque[R] = deque()
-        self._gate = threading.Lock()
-        self._gate.acquire()
-
-    def put(self, item: R) -> None:
-        """Add an item; any thread may."""
-        with LOCK:
-            self._items.append(item)
-            if len(self._items) == 1:
-                self._gate.release()
-
-    def wait(self, timeout: float | None) -> bool:
-        """Wait for an item, and return whether there is one to take."""
-        return bool(self._items) or wait_for_gate(self._gate, timeout, keep=True)
-
-    def take(self) -> R:
-        """Return the item that has been there longest."""
-        with LOCK:
-            item = self._items.popleft()
-            if not self._items:
-                self._gate.acquire()
-            return item
-
-
-def wait_for_gate(gate: threading.Lock, timeout: float | None, *, keep: bool = False) -> bool:
-    """Wait until another thread opens a gate, giving the caller's slot to others meanwhile.
-
-    Parameters
-    ----------
-    gate
-        A lock that is held now and will be released.
-    timeout
-        Seconds, or None.
-    keep
-        Leave the gate open behind.
-    """
-    if gate.acquire(blocking=False):
-        passed = True
-    elif timeout is not None and timeout <= 0:
-        return False
-    elif _delivering.now:
-        raise WouldDeadlockError(
-            "This thread delivers outcomes (it is in a callback, a hook, or a runner's event loop), so what it waits "
-            "for might never come. Submit a task that depends on the future, use `await`, or wait in the flow's body."
-        )
-    else:
-        scope = current_scope.get()
-        with scope.engine.waiting(scope) if scope is not None else contextlib.nullcontext():
-            passed = gate.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
-    if passed and keep:
-        gate.release()
-    return passed
-
-
-def countdown(timeout: float | None) -> Callable[[], float | None]:
-    """Return a function that tells how many seconds of a timeout remain, never less than 0."""
-    if timeout is None:
-        return lambda: None
-    end = time.monotonic() + timeout
-    return lambda: max(0.0, end - time.monotonic())
-
-
 def summary(error: BaseException | None, type_: StateType) -> str | None:
     """Return the message of a state without a result."""
     if error is None:
@@ -601,8 +420,11 @@ def brief(error: BaseException) -> str:
     return line if len(line) <= 200 else line[:197] + "..."
 
 
+def _deliver(callback: Callable[[TaskFuture[Any]], object], future: TaskFuture[Any]) -> None:
+    with delivering():
+        _call_back(callback, future)
+
+
 def _call_back(callback: Callable[[TaskFuture[Any]], object], future: TaskFuture[Any]) -> None:
-    try:
+    with logged("A done callback of %s raised.", future.name):
         callback(future)
-    except Exception:
-        logger.exception("A done callback of %s raised.", future.name)

@@ -7,23 +7,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from ._attempts import began, failed, is_wanted, succeeded
 from ._call import replace_arguments
 from ._context import current_scope
-from ._engine import (
-    PENDING,
-    RETRYING,
-    RUNNING,
-    began,
-    body_ended,
-    failed,
-    is_wanted,
-    start,
-    succeeded,
-    trouble_of,
-    value_or_error,
-)
+from ._ending import PENDING, RETRYING, RUNNING, start, trouble_of, value_or_error
 from ._failures import without_own_frames
-from ._future import LOCK, delivering
+from ._interrupts import body_ended
+from ._waiting import LOCK, delivering
 from .worker import call_async_body
 
 if TYPE_CHECKING:
@@ -111,7 +101,7 @@ def _cancel(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> bool:
 
 
 async def _attempt(call: Call) -> None:
-    """Run one attempt of an async call; what :func:`turnout._engine.execute` is for other calls."""
+    """Run one attempt of an async call; what :func:`turnout._attempts.execute` is for other calls."""
     attempt = _begin(call)
     if not attempt:
         return

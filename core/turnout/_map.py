@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
 from ._call import allow_failure, quote, unmapped
-from ._future import Arrivals, FuturePart, TaskFuture, countdown
+from ._future import FuturePart, TaskFuture
+from ._waiting import Arrivals, countdown
 from .errors import MappingLengthMismatch, MappingMissingIterable
 
 __all__ = ["LazyMap", "elements_of"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._dispatch import Backends
-from ._engine import Engine, FlowScope
+from ._backends import Backends
+from ._engine import Engine
+from ._scopes import FlowScope
 
 if TYPE_CHECKING:
     from .worker import FlowInfo

@@ -17,8 +17,8 @@ from .worker import FlowInfo, Job, Shipment, this_process
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-    from ._engine import FlowScope
     from ._future import TaskFuture
+    from ._scopes import FlowScope
     from .errors import SerializationError
 
 __all__ = ["PackedBatch", "PackedFunctions", "pack"]

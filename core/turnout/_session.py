@@ -7,8 +7,8 @@ import contextvars
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ._backends import Backends
 from ._context import current_scope
-from ._dispatch import Backends
 from ._engine import Engine
 
 if TYPE_CHECKING:

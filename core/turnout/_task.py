@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVar, cast, overload
 
+from ._backends import Backends
 from ._context import current_scope
-from ._dispatch import Backends
 from ._engine import Engine, no_context
 from ._future import FutureList
 from ._loops import call_here_async
@@ -21,7 +21,7 @@ from ._state import State, StateType
 from .runner import TaskRunner
 
 if TYPE_CHECKING:
-    from ._engine import TaskRun
+    from ._ending import TaskRun
     from ._future import TaskFuture
 
 __all__ = ["Task", "exponential_backoff", "task"]

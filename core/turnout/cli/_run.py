@@ -8,8 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._backends import Backends
 from .._choice import command_line_runner, engine_for
-from .._dispatch import Backends
 from ..errors import RunnerError
 from ..registry import resolve
 from ._failure import text_of

@@ -220,6 +220,8 @@ class _Pool:
                 # The slot is somebody else's by now.
                 self._release(ready, len(ready))
                 break
+            # The last arguments must not live on while this thread waits for the next.
+            batch = None
             batch = (self._continued(ready) if ready else None) or self._next(worker)
         with self._lock:
             self._workers.discard(worker)

@@ -1,0 +1,67 @@
+"""Stopping bodies that run in this process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+from ._call import Call
+from ._waiting import LOCK
+
+__all__ = ["Stop", "body_ended", "came_late", "interrupt", "stop_body"]
+
+
+class Stop(BaseException):
+    """Raised in the thread of a body that is cancelled or out of time. Users see it only if they catch everything."""
+
+
+# Threads to which Stop was sent. It may not have arrived when the body ends.
+_interrupted: Final[set[int]] = set()
+
+
+def stop_body(call: Call) -> None:
+    """Stop the body of a call whose outcome nobody wants any more, as far as its runner can."""
+    trouble = call.trouble
+    if trouble is not None and trouble.stop is not None:
+        trouble.stop()
+        return
+    with LOCK:
+        if call.thread:
+            _interrupted.add(call.thread)
+            _send(call.thread, Stop)
+            call.thread = 0
+    call.dispatcher.abandon(call)
+
+
+def came_late(call: Call) -> Sequence[Call]:
+    """End an attempt that nobody waits for, and see to it that no Stop arrives after it."""
+    thread = threading.get_ident()
+    with LOCK:
+        if call.thread == thread:
+            call.thread = 0
+        if thread in _interrupted:
+            _interrupted.discard(thread)
+            _send(thread, None)
+    body_ended(call)
+    return ()
+
+
+def body_ended(call: Call) -> None:
+    """Note that the body of a call that was cancelled is over: its flow may be waiting for that."""
+    with LOCK:
+        call.engine.stopping.discard(call)
+    call.engine.emptied()
+
+
+def interrupt(thread: threading.Thread) -> None:
+    """Ask a thread that runs a flow's body, and nothing after it, to stop."""
+    if thread.ident is not None and thread.is_alive():
+        _send(thread.ident, Stop)
+
+
+def _send(thread: int, exception: type[BaseException] | None) -> None:
+    """Have an exception raised in a thread at its next step in Python code, or take back one not yet raised."""
+    import ctypes  # a slow import, for something seldom
+
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), exception and ctypes.py_object(exception))
