@@ -421,6 +421,29 @@ class FlowConformance(FlowOptionConformance, SubflowConformance):
         assert futures[0].cancelled() or not stops
         assert signals.is_set("over") is not stops
 
+    def test_F5_what_runs_on_is_not_tried_again(self, runner: TaskRunner, signals: Signals, declared: Declare) -> None:
+        """A call that fails while its flow is ending is not repeated, however many retries it has left."""
+        if runner.capabilities.inline:
+            declared("inline: nothing runs while the body does")
+            return
+
+        @task(retries=5, retry_delay_seconds=3600)
+        def fail_at_last() -> None:
+            signals.note("attempt")
+            signals.wait("go")
+            raise ValueError("at last")
+
+        @flow(task_runner=runner)
+        def bad() -> None:
+            running = fail_at_last.submit()
+            signals.wait_count("attempt", 1)
+            identity.submit(running).add_done_callback(lambda _: signals.set("go"))
+            raise KeyError("body")
+
+        with pytest.raises(KeyError):
+            bad()
+        assert signals.count("attempt") == 1
+
     def test_F5_leaving_the_program_is_let_through(self, runner: TaskRunner) -> None:
         """``SystemExit`` in the body ends the flow in the same orderly way, and goes on to the caller."""
         futures: list[TaskFuture[Any]] = []
