@@ -41,7 +41,8 @@ class Station:
 
 @task
 def build(name: str, stop: int) -> Station:
-    print("building", name)
+    # In one piece: print writes the end of a line apart, and another thread's text may come between.
+    print(f"building {name}\\n", end="")
     get_run_logger().info("at %s", name)
     return Station(name, stop)
 
@@ -54,7 +55,7 @@ def derail(speed: int) -> None:
 @flow
 def line(names: list[str], first: int = 1, title: str = "line", log: Path | None = None) -> list[Station]:
     futures = build.map(names, range(first, first + len(names)))
-    print("title", title)
+    print(f"title {title}\\n", end="")
     if log:
         log.write_text(title)
     return [future.result() for future in futures]
@@ -434,12 +435,13 @@ from turnout import flow
 
 @flow
 def go():
-    print("waiting", flush=True)
+    said = "waiting"
     while True:
         try:
+            print(said, flush=True)
             time.sleep(3600)
         except KeyboardInterrupt:
-            print("never mind", flush=True)
+            said = "never mind"
 """
 
 FORGIVING: Final = """
@@ -448,8 +450,8 @@ from turnout import flow
 
 @flow
 def go():
-    print("waiting", flush=True)
     try:
+        print("waiting", flush=True)
         time.sleep(3600)
     except KeyboardInterrupt:
         return "had enough"

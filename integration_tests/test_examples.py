@@ -22,7 +22,7 @@ from turnout import flow
 
 TOP = Path(__file__).parents[1]
 RUNNERS = ("sequential", "thread", "process", "executor")
-LIMIT = 60
+LIMIT = 24
 
 
 def load(name: str) -> ModuleType:

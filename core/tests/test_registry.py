@@ -198,6 +198,7 @@ def test_other_types_are_refused_with_what_is_accepted(spec: object) -> None:
         ("tram:spare=(1", "Tram(spare='(1')"),
         ("tram:spare=a=b", "Tram(spare='a=b')"),
         ("tram:tcp://host:8786", "Tram(cars='tcp://host:8786')"),
+        ("tram:tcp://host:8786/?a=b", "Tram(cars='tcp://host:8786/?a=b')"),
         ("tram:spare=tcp://host:8786/?a=b", "Tram(spare='tcp://host:8786/?a=b')"),
         ("loose?size=1&colour=red", "Loose(size=1, colour='red')"),
         ("plain", "Plain()"),
@@ -250,7 +251,7 @@ def test_a_refused_value_keeps_its_cause() -> None:
 
 
 @pytest.mark.usefixtures("trams")
-@pytest.mark.parametrize("spec", ["tran", "Tram", "tran?cars=4", "tran:4", "tran:auto", "trom:a=b:c"])
+@pytest.mark.parametrize("spec", ["tran", "Tram", "TRAM", "tran?cars=4", "tran:4", "tran:auto", "trom:a=b:c"])
 def test_an_unknown_word_lists_the_known_and_the_nearest(spec: str) -> None:
     with pytest.raises(UnknownRunnerError) as caught:
         resolve(spec)
