@@ -136,7 +136,7 @@ class Trouble:
         self.dangerous = False
         # When to try again, by time.monotonic(), for runners that wait in submit.
         self.retry_at = 0.0
-        # Cancels the timer of the attempt's time limit.
+        # Cancels the timer that runs: the attempt's time limit, or the delay before the next one.
         self.timer: Callable[[], None] | None = None
         # Stops the body of the attempt, if it is under way.
         self.stop: Callable[[], bool] | None = None
@@ -307,9 +307,9 @@ class _Replacement:
 
     def part(self, part: FuturePart, allowed: bool) -> Any:
         whole = self.resolve(part.future, allowed)
-        if type(whole) is Placeholder:
-            return Placeholder(whole.index, part.keys)
-        return whole if part.future._type > StateType.CACHED else part.take(whole)
+        if part.future._type > StateType.CACHED:
+            return whole  # an exception, which has no parts
+        return Placeholder(whole.index, part.keys) if type(whole) is Placeholder else part.take(whole)
 
     def container(self, value: Any, allowed: bool) -> Any:
         if isinstance(value, dict):

@@ -9,12 +9,12 @@ from __future__ import annotations
 import abc
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ._attempts import execute
 from ._call import Call
-from ._ending import settle, start
-from ._future import Failure, brief
+from ._ending import settle, start, trouble_of
+from ._future import COMPLETED, Failure, brief
 from ._loops import LoopThread
 from ._state import StateType
 from ._timers import after
@@ -22,7 +22,7 @@ from ._waiting import delivering
 from .errors import CrashedRun, RunnerStartError
 from .runner import Batch, Capabilities, Host, Outcome, OutcomeKind, TaskRunner
 
-__all__ = ["DirectDispatcher", "Dispatcher", "execute_batch", "give_up"]
+__all__ = ["DirectDispatcher", "Dispatcher", "execute_batch", "give_up", "retry_after"]
 
 
 class Dispatcher(abc.ABC):
@@ -42,7 +42,7 @@ class Dispatcher(abc.ABC):
     def later(self, call: Call, delay: float) -> None:
         """Take a call in ``delay`` seconds."""
         if delay > 0:
-            after(delay, functools.partial(self.push, call, False))
+            retry_after(call, delay, functools.partial(self.push, call, False))
         else:
             self.push(call, False)
 
@@ -93,6 +93,15 @@ class Dispatcher(abc.ABC):
             for outcome in outcomes:
                 if outcome.kind >= OutcomeKind.VALUE:
                     start(give_up(batch.calls[outcome.index], str(outcome.data)))
+
+
+def retry_after(call: Call, delay: float, retry: Callable[[], object]) -> None:
+    """Have a call tried again in ``delay`` seconds, unless it is cancelled before."""
+    trouble = trouble_of(call)
+    trouble.timer = cancel = after(delay, retry)
+    # Cancelled since it was said to be retried: whoever did that did not find the timer.
+    if call.future._type >= COMPLETED:
+        cancel()
 
 
 def execute_batch(batch: Batch) -> Sequence[Batch]:

@@ -13,6 +13,7 @@ import importlib
 import io
 import pickle
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 from ._exceptions import Shape, get, members_of, notes_of, put, put_member, report, shape_of, text_of
@@ -95,6 +96,14 @@ def decode(encoded: Any) -> BaseException:
     text and traceback stands in its place.
     """
     return _Decoder(encoded).root()
+
+
+def _reduced(error: BaseException) -> tuple[Callable[[Any], BaseException], tuple[Any]]:
+    return decode, (encode(error, "the caller"),)
+
+
+# An exception that is a value, or part of one, keeps as much as one that is raised.
+Pickler.reduce_exception = _reduced
 
 
 class _Encoder:
@@ -209,6 +218,8 @@ class _Encoder:
 
 class _FailurePickler(Pickler):
     """Pickles values of one exception; the exceptions among them become references to records."""
+
+    reduce_exception = None
 
     def __init__(self, stream: io.BytesIO, encoder: _Encoder, owner: int, root: Any) -> None:
         super().__init__(stream, PROTOCOL)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 from ._choice import RunnerChoice, command_line_runner
 from ._flow_run import FlowRun
-from ._serialization import reference_of
+from ._serialization import found_at, reference_of
 from ._state import State, StateType
-from ._task import Delays, _delays, _not_negative, _restored, _task_at, delay_of, name_from
+from ._task import Delays, _delays, _not_negative, _restored, delay_of, name_from
 from .errors import ParameterBindError, ParameterTypeError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Flow", "command_line_runner", "flow"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 
 Hook = Callable[["Flow[..., Any]", FlowRun, State], object]
@@ -231,7 +232,12 @@ class Flow(Generic[P, R]):
         self.on_running_hooks.append(hook)
         return hook
 
-    def __get__(self, instance: object, owner: type | None = None) -> Self:
+    # Loose where a type checker can't tell a class method or static method from a function.
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Flow[..., R]: ...
+    @overload
+    def __get__(self: Flow[Concatenate[Any, Q], R], instance: object, owner: type | None = None) -> Flow[Q, R]: ...
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
         if self._binds is staticmethod or (instance is None and self._binds is None):
             return self
         # Not copy.copy: that asks __reduce__, which answers with where this object is found.
@@ -243,7 +249,7 @@ class Flow(Generic[P, R]):
     def __reduce__(self) -> Any:
         reference = None if self._bound else reference_of(self)
         if reference is not None:
-            return _task_at, reference
+            return found_at, reference
         return _restored, (type(self), vars(self))
 
     def __repr__(self) -> str:
@@ -311,8 +317,6 @@ def _validated(flow: Flow[..., Any], parameters: dict[str, Any]) -> dict[str, An
 def flow(fn: Callable[P, R], /, **options: Any) -> Flow[P, R]: ...
 @overload
 def flow(
-    fn: None = None,
-    /,
     *,
     name: str | None = None,
     description: str | None = None,

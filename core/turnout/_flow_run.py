@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import functools
 import logging
 import threading
 import time
@@ -122,8 +121,9 @@ class FlowRun:
         engine = self._engine()
         try:
             with self._prints(), _scope(engine.flow_run):
+                limit = asyncio.timeout(self.flow.timeout_seconds)
                 try:
-                    async with asyncio.timeout(self.flow.timeout_seconds) as limit:
+                    async with limit:
                         value = await body()
                         await engine.join_async()
                 except TimeoutError:
@@ -146,21 +146,22 @@ class FlowRun:
             context = contextvars.copy_context()
             context.run(current_scope.set, engine.flow_run)
             items = body()
-            advance: Callable[[], Any] = functools.partial(next, items)
+            go_on: Callable[[Any], Any] = items.send
+            given: Any = None
             while True:
                 try:
-                    item = context.run(advance)
+                    item = context.run(go_on, given)
                 except StopIteration as stop:
                     engine.join()
                     return self._completed(engine, stop.value).result()
                 try:
-                    sent = yield _resolved(item)
-                    advance = functools.partial(items.send, sent)
+                    given = yield _resolved(item)
+                    go_on = items.send
                 except GeneratorExit:
                     items.close()
                     raise
                 except BaseException as error:
-                    advance = functools.partial(items.throw, error)
+                    go_on, given = items.throw, error
 
     async def walk_async(self, body: Callable[[], AsyncGenerator[Any, Any]]) -> AsyncGenerator[Any, Any]:
         """Run an async generator's body as ``walk`` does."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 import sys
 import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TextIO
+
+from ._serialization import found_at, pack_function, reference_of
 
 __all__ = ["forwarding", "log_levels", "receive"]
 
@@ -110,7 +113,9 @@ def _send_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    _send(("warning", str(message), category.__module__, category.__qualname__, filename, lineno))
+    # A class that the driver can't import travels by value, and arrives as the driver's own if it came from there.
+    place = reference_of(category) or pack_function(category)[1]
+    _send(("warning", str(message), place, filename, lineno))
 
 
 def receive(message: tuple[Any, ...]) -> None:
@@ -127,13 +132,21 @@ def receive(message: tuple[Any, ...]) -> None:
         _write(kind, message[1])
 
 
-def _warn(text: str, module: str, name: str, filename: str, lineno: int) -> None:
-    category = getattr(sys.modules.get(module), name, UserWarning)
+def _warn(text: str, place: tuple[str, str] | bytes, filename: str, lineno: int) -> None:
+    category = _category(place)
     try:
         # Filters were applied on the worker. Here the driver's decide again, which may turn a warning into an error.
         warnings.warn_explicit(text, category, filename, lineno)
     except Warning as error:
+        name = category.__name__
         logging.getLogger("turnout").warning("A task warned: %s: %s (%s:%d)", name, error, filename, lineno)
+
+
+def _category(place: tuple[str, str] | bytes) -> type[Warning]:
+    try:
+        return pickle.loads(place) if isinstance(place, bytes) else found_at(*place)  # type: ignore[no-any-return]
+    except Exception:  # code that only the worker has
+        return UserWarning
 
 
 def _write(stream: str, text: str) -> None:

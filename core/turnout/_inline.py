@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator
 from ._attempts import execute
 from ._call import Call
 from ._context import Scope
-from ._dispatch import Dispatcher
+from ._dispatch import Dispatcher, retry_after
 from ._ending import RETRYING
 from ._future import COMPLETED
 from ._scopes import calls_around
-from ._timers import after
 from .runner import Capabilities, TaskRunner
 
 __all__ = ["InlineDispatcher"]
@@ -62,7 +61,7 @@ class InlineDispatcher(Dispatcher):
         if gate is not None:
             gate.release()
         elif call.task.is_async:
-            after(delay, functools.partial(self.loop.push, call))
+            retry_after(call, delay, functools.partial(self.loop.push, call))
 
     def waiting(self, scope: Call) -> contextlib.AbstractContextManager[object]:
         outermost = self._outermost(scope)

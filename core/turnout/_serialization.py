@@ -16,7 +16,7 @@ import threading
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import cloudpickle  # type: ignore[import-untyped]
 
@@ -30,6 +30,7 @@ __all__ = [
     "dumps",
     "explain",
     "explain_load",
+    "found_at",
     "is_plain",
     "load_function",
     "pack_function",
@@ -127,8 +128,14 @@ def _copied(buffer: Buffer) -> bytes | bytearray:
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """cloudpickle's pickler, which knows besides that a name may lead to a task around a function."""
 
+    reduce_exception: ClassVar[Callable[[BaseException], Any] | None] = None
+    """How exceptions are pickled that are values. Set by ``_failures``, which knows, and stands on this module."""
+
     def reducer_override(self, obj: Any) -> Any:
         """Return how ``obj`` is pickled: a function under a task goes by the task's name."""
+        reduce_exception = type(self).reduce_exception
+        if isinstance(obj, BaseException) and reduce_exception is not None:
+            return reduce_exception(obj)
         if type(obj) is types.FunctionType:
             names = obj.__module__, obj.__qualname__
             found = _found(*names)
@@ -188,12 +195,17 @@ def _travels_by_value(module: str) -> bool:
     return any(".".join(parts[:count]) in registered for count in range(1, len(parts) + 1))
 
 
+def found_at(module: str, name: str) -> Any:
+    """Return what :func:`reference_of` told the place of."""
+    return functools.reduce(getattr, name.split("."), importlib.import_module(module))
+
+
 def _undecorated(module: str, name: str) -> Any:
-    return functools.reduce(getattr, name.split("."), importlib.import_module(module)).fn
+    return found_at(module, name).fn
 
 
 def pack_function(function: Callable[..., Any]) -> tuple[bytes, bytes]:
-    """Return a function's digest (16 bytes) and its pickled form."""
+    """Return the digest (16 bytes) of a function or class, and its pickled form."""
     stream = io.BytesIO()
     Pickler(stream, PROTOCOL).dump(function)
     blob = stream.getvalue()

@@ -6,9 +6,8 @@ import contextlib
 import functools
 import inspect
 import random
-import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 from ._backends import Backends
 from ._context import current_scope
@@ -16,7 +15,7 @@ from ._engine import Engine, no_context
 from ._future import FutureList
 from ._loops import call_here_async
 from ._map import LazyMap, elements_of
-from ._serialization import reference_of
+from ._serialization import found_at, reference_of
 from ._state import State, StateType
 from .runner import TaskRunner
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Task", "exponential_backoff", "task"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -320,7 +320,12 @@ class Task(Generic[P, R]):
         self._notice()
         return hook
 
-    def __get__(self, instance: object, owner: type | None = None) -> Self:
+    # Loose where a type checker can't tell a class method or static method from a function.
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Task[..., R]: ...
+    @overload
+    def __get__(self: Task[Concatenate[Any, Q], R], instance: object, owner: type | None = None) -> Task[Q, R]: ...
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
         if self._binds is staticmethod or (instance is None and self._binds is None):
             return self
         # Not copy.copy: that asks __reduce__, which answers with where this object is found.
@@ -332,7 +337,7 @@ class Task(Generic[P, R]):
     def __reduce__(self) -> Any:
         reference = None if self._bound else reference_of(self)
         if reference is not None:
-            return _task_at, reference
+            return found_at, reference
         return _restored, (type(self), vars(self))
 
     def __repr__(self) -> str:
@@ -378,11 +383,6 @@ def name_from(template: str | Callable[..., str] | None, parameters: dict[str, A
 def _final_state(future: TaskFuture[Any]) -> State:
     future.wait()
     return future.state
-
-
-def _task_at(module: str, qualname: str) -> Any:
-    __import__(module)
-    return functools.reduce(getattr, qualname.split("."), cast("Any", sys.modules[module]))
 
 
 def _restored(cls: type[Task[..., Any]], state: dict[str, Any]) -> Task[..., Any]:
@@ -449,8 +449,6 @@ def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
 def task(fn: Callable[P, R], /, **options: Any) -> Task[P, R]: ...
 @overload
 def task(
-    fn: None = None,
-    /,
     *,
     name: str | None = None,
     description: str | None = None,

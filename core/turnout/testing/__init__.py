@@ -22,15 +22,25 @@ import pytest
 # Asserts that say what they compared, also in modules that are no test modules of the stranger's.
 pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)))
 
+from ._context import ContextConformance
 from ._dependencies import DependencyConformance
+from ._errors import ErrorConformance
+from ._faults import FaultConformance
 from ._flows import FlowConformance
+from ._futures import FutureConformance
 from ._kit import Conformance, Signals, run_script, runner_expression
+from ._lifecycle import LifecycleConformance
 from ._tasks import TaskConformance
 
 __all__ = [
     "Conformance",
+    "ContextConformance",
     "DependencyConformance",
+    "ErrorConformance",
+    "FaultConformance",
     "FlowConformance",
+    "FutureConformance",
+    "LifecycleConformance",
     "RunnerConformance",
     "Signals",
     "TaskConformance",
@@ -39,5 +49,14 @@ __all__ = [
 ]
 
 
-class RunnerConformance(FlowConformance, TaskConformance, DependencyConformance):
+class RunnerConformance(
+    FlowConformance,
+    TaskConformance,
+    DependencyConformance,
+    FutureConformance,
+    ErrorConformance,
+    FaultConformance,
+    ContextConformance,
+    LifecycleConformance,
+):
     """The whole kit: derive a class whose name begins with ``Test``, and give it ``make_runner``."""

@@ -268,6 +268,7 @@ class ErrorConformance(MisbehaviourConformance, UnpicklableConformance):
             future.wait()
             assert future.state.name == "Failed"
             error = future.exception()
+        assert error is not None
         assert type(error) is kind
         assert error.args == ("of the body's own",)
 

@@ -249,8 +249,10 @@ def _leaves_nothing(runner: TaskRunner, body: Callable[[], None], raises: type[B
                 main()
 
     # The first time may import modules and start what the standard library keeps, such as its resource tracker.
+    at_first = Footprint.now()
     run()
     before = Footprint.now()
+    assert [name for name in before.beyond(at_first) if name.startswith("thread turnout")] == []
     run()
     run()
     assert Footprint.now().beyond(before) == []

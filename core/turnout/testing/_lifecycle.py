@@ -100,11 +100,8 @@ class LifecycleConformance(LeftoverConformance, ScriptConformance):
 
     def test_L1_other_settings_compare_unequal(self, fresh_runner: TaskRunner, declared: Declare) -> None:
         """Runners with other settings, or of another class, are not equal."""
-
-        class Other(type(fresh_runner)):  # type: ignore[misc]
-            pass
-
-        assert fresh_runner != Other(**fresh_runner._settings)
+        other: type[TaskRunner] = type("Other", (type(fresh_runner),), {})
+        assert fresh_runner != other(**fresh_runner._settings)
         assert fresh_runner != "runner"
         if fresh_runner._settings:
             assert fresh_runner != self.make_runner(3)

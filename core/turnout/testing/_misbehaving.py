@@ -53,6 +53,7 @@ class MisbehaviourConformance(Conformance):
 
         error = failure_of(runner, body)
         assert isinstance(error, CrashedRun)
+        assert error.__cause__ is not None
         assert type(error.__cause__) is kind
         assert error.__cause__.args == ("from the body",)
 

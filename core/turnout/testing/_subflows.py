@@ -115,7 +115,7 @@ class SubflowConformance(Conformance):
             declared("inline: all runners are equal, and equal ones share a backend")
 
         @flow(task_runner=other)
-        def inner(number: int) -> Any:
+        def inner(number: Any) -> Any:
             return add.submit(number, 1)
 
         @flow(task_runner=runner)

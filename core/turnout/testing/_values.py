@@ -323,6 +323,10 @@ class ValueConformance(Conformance):
             declared("inline: one call after the other, on a loop")
             assert len(set(run_on(runner, asleep_together.map, [signals] * 3, 1))) == 1
             return
+        if not (runner.capabilities.in_process or runner.capabilities.async_aside):
+            declared("async_aside: an async call takes a slot")
+            assert len(run_on(runner, asleep_together.map, [signals] * 2, 2)) == 2
+            return
         threads = run_on(runner, asleep_together.map, [signals] * 40, 40)
         assert len(threads) == 40
         if runner.capabilities.in_process:

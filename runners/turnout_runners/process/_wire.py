@@ -282,16 +282,21 @@ def _decode(payload: memoryview | None, buffers: int, descriptors: Sequence[Desc
     sources: list[memoryview | Descriptor] = [payload, *descriptors] if payload is not None else [*descriptors]
     size = _ROW.size * (buffers + 1)
     table = payload[:size] if payload is not None else _memory.read(descriptors[0], 0, size)
-    body, *parts = (
-        _part(sources[source], offset, length, forwards=forwards) for source, offset, length in _ROW.iter_unpack(table)
-    )
+    (source, offset, length), *rows = _ROW.iter_unpack(table)
+    # The stream begins on no page of its own, however long it is.
+    body = _copy(sources[source], offset, length)
+    parts = [_part(sources[source], offset, length, forwards=forwards) for source, offset, length in rows]
     return pickle.loads(body, buffers=parts)
 
 
 def _part(source: memoryview | Descriptor, offset: int, length: int, *, forwards: bool) -> memoryview | bytearray:
-    if isinstance(source, memoryview):
-        # Copied, so that what keeps one part keeps no other, and because what comes from a socket is read-only.
-        return bytearray(source[offset : offset + length])
-    if length < _memory.LARGE:
-        return _memory.read(source, offset, length)
+    if isinstance(source, memoryview) or length < _memory.LARGE:
+        return _copy(source, offset, length)
     return _memory.view(source, offset, length, forwards=forwards)
+
+
+def _copy(source: memoryview | Descriptor, offset: int, length: int) -> bytearray:
+    # What keeps one part of a payload shall keep no other, and what comes from a socket is read-only.
+    if isinstance(source, memoryview):
+        return bytearray(source[offset : offset + length])
+    return _memory.read(source, offset, length)

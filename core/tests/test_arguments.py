@@ -1,0 +1,548 @@
+"""The one walk over arguments: which futures are found in them, and what stands in their place afterwards."""
+
+from __future__ import annotations
+
+import enum
+import pickle
+import re
+from collections import OrderedDict, defaultdict, deque
+from dataclasses import FrozenInstanceError, dataclass, field
+from functools import partial
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turnout import SerializationError, TaskFuture, allow_failure, quote, task, unmapped
+from turnout._backends import Backends
+from turnout._call import Placeholder, arriving, find_futures, replace, replace_arguments
+from turnout._engine import Engine
+from turnout._future import FuturePart
+from turnout._state import StateType
+
+T = TypeVar("T")
+
+
+@task
+def source() -> None: ...
+
+
+ENGINE = Engine(Backends())
+
+
+def future(number: int = 0, value: Any = None) -> TaskFuture[Any]:
+    """Return a future that is over, with a value."""
+    made: TaskFuture[Any] = TaskFuture(source, ENGINE.flow_run, number)
+    made._data, made._type = value, StateType.COMPLETED
+    return made
+
+
+def told(asked: TaskFuture[Any], allowed: bool) -> str:
+    """Return what says which future was asked for, and in which way."""
+    return f"{asked._index}{'!' if allowed else ''}"
+
+
+def replaced(value: Any) -> Any:
+    return replace(value, told)
+
+
+class Pair(NamedTuple):
+    left: Any
+    right: Any
+
+
+class Row(tuple[Any, ...]):
+    __slots__ = ()
+
+
+@dataclass
+class Plain:
+    x: Any
+    y: Any = 0
+
+
+@dataclass(frozen=True)
+class Frozen:
+    x: Any
+
+
+@dataclass(slots=True)
+class Slotted:
+    x: Any
+    y: Any = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenSlotted:
+    x: Any
+
+
+@dataclass(kw_only=True)
+class Deriving(Plain):
+    z: Any
+
+
+@dataclass
+class Boxed(Generic[T]):
+    x: T
+
+
+@dataclass
+class Checked:
+    x: Any
+    made: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        Checked.made += 1
+        if self.x == "0":
+            raise AssertionError("made anew")
+
+
+@dataclass
+class Computed:
+    x: Any
+    hidden: list[Any] = field(init=False, repr=False)
+    unset: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.hidden = [self.x]
+
+
+@dataclass
+class WithMore:
+    x: Any
+
+    def remember(self, name: str, value: Any) -> WithMore:
+        vars(self)[name] = value
+        return self
+
+
+class Colour(enum.Enum):
+    RED = future(99)
+
+
+# Found
+
+
+def in_a_list(inner: Any) -> Any:
+    return [inner]
+
+
+def in_a_tuple(inner: Any) -> Any:
+    return (1, inner)
+
+
+def in_a_pair(inner: Any) -> Any:
+    return Pair(inner, 2)
+
+
+def in_a_dict(inner: Any) -> Any:
+    return {"key": inner}
+
+
+def in_a_key(inner: Any) -> Any:
+    return {(1, inner): 1}
+
+
+def in_a_set(inner: Any) -> Any:
+    return {inner}
+
+
+def in_a_frozenset(inner: Any) -> Any:
+    return frozenset([inner])
+
+
+def in_an_ordered_dict(inner: Any) -> Any:
+    return OrderedDict([("a", 1), ("b", inner)])
+
+
+def in_a_defaultdict(inner: Any) -> Any:
+    return defaultdict(list, a=inner)
+
+
+def in_a_row(inner: Any) -> Any:
+    return Row((inner, 1))
+
+
+CONTAINERS = [
+    in_a_list,
+    in_a_tuple,
+    in_a_pair,
+    in_a_dict,
+    in_a_key,
+    in_a_set,
+    in_a_frozenset,
+    in_an_ordered_dict,
+    in_a_defaultdict,
+    in_a_row,
+    Plain,
+    Frozen,
+    Slotted,
+    FrozenSlotted,
+    Boxed,
+    Computed,
+    partial(Deriving, z=2),
+]
+
+
+@pytest.mark.parametrize("make", CONTAINERS)
+def test_futures_are_found_and_replaced_in_containers(make: Any) -> None:
+    one = future()
+    nested = make(one)
+    assert find_futures([nested]) == {one: False}
+    result = replaced(nested)
+    assert type(result) is type(nested)
+    assert find_futures([result]) is None
+    assert find_futures([nested]) == {one: False}, "the original is left alone"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ([future(1), 2, future(3)], ["1", 2, "3"]),
+        ((future(1), (future(2),)), ("1", ("2",))),
+        ({"a": future(1), "b": 2}, {"a": "1", "b": 2}),
+        ({future(1): "x", 2: 3}, {"1": "x", 2: 3}),
+        ({future(1), 2}, {"1", 2}),
+        (frozenset([future(1), 2]), frozenset(["1", 2])),
+        (Pair(future(1), [future(2)]), Pair("1", ["2"])),
+        (Row((1, future(2))), Row((1, "2"))),
+        (in_a_key(future(1)), in_a_key("1")),
+        (Plain(future(1), [future(2)]), Plain("1", ["2"])),
+        (Frozen(future(1)), Frozen("1")),
+        (Slotted(future(1), future(2)), Slotted("1", "2")),
+        (FrozenSlotted(future(1)), FrozenSlotted("1")),
+        (Deriving(future(1), y=3, z=(future(2),)), Deriving("1", y=3, z=("2",))),
+        (Boxed({"a": [future(1)]}), Boxed({"a": ["1"]})),
+        (future(7), "7"),
+    ],
+)
+def test_what_stands_in_the_place_of_futures(value: Any, expected: Any) -> None:
+    result = replaced(value)
+    assert result == expected
+    assert type(result) is type(expected)
+
+
+def test_ordered_dicts_keep_their_order() -> None:
+    ordered = OrderedDict.fromkeys("zyxabc", 1)
+    ordered["x"] = future(5)  # type: ignore[assignment]
+    ordered.move_to_end("z")
+    result = replaced(ordered)
+    assert isinstance(result, OrderedDict)
+    assert list(result.items()) == [("y", 1), ("x", "5"), ("a", 1), ("b", 1), ("c", 1), ("z", 1)]
+
+
+def test_default_dicts_keep_their_factory() -> None:
+    result = replaced(defaultdict(list, a=future(5)))
+    assert result == {"a": "5"}
+    assert result["new"] == []
+
+
+def test_frozen_dataclasses_stay_frozen() -> None:
+    result = replaced(Frozen(future(1)))
+    with pytest.raises(FrozenInstanceError):
+        result.x = 2
+
+
+def test_dataclasses_are_not_made_anew() -> None:
+    original = Checked(future(0))
+    made = Checked.made
+    assert replaced(original).x == "0"
+    assert Checked.made == made
+
+
+def test_computed_fields_are_kept_and_unset_ones_stay_unset() -> None:
+    original = Computed(future(1))
+    original.hidden.append(3)
+    result = replaced(original)
+    assert (result.x, result.hidden) == ("1", ["1", 3])
+    assert not hasattr(result, "unset")
+
+
+def test_attributes_that_are_no_fields_come_along_as_they_are() -> None:
+    extra = [1]
+    result = replaced(WithMore(future(1)).remember("extra", extra))
+    assert result.x == "1"
+    assert vars(result)["extra"] is extra
+
+
+def test_types_and_enums_are_no_containers() -> None:
+    for value in (Plain, Pair, list[int], Colour.RED, Colour):
+        assert find_futures([value]) is None
+        assert replaced([value, future()])[0] is value
+
+
+def test_containers_that_are_not_promised_are_left_alone() -> None:
+    class Hiding:
+        def __init__(self) -> None:
+            self.x = future()
+
+    for value in (deque([future()]), Hiding(), iter([future()]), {"a": future()}.values(), partial(print, future())):
+        assert find_futures([value]) is None
+        assert replaced(value) is value
+
+
+def test_each_future_is_found_once() -> None:
+    one, two = future(1), future(2)
+    assert find_futures([one, [one, {two: one}], (two,), Plain(one)]) == {one: False, two: False}
+
+
+def test_nothing_to_replace() -> None:
+    for values in ([], [1, "a", None, b"", 2.5, True, 1j], [[1, (2, {3: {4}})], Plain([1])]):
+        assert find_futures(values) is None
+
+
+# Words around values
+
+
+def test_quoted_futures_are_left_alone() -> None:
+    one = future()
+    inner = [one]
+    assert find_futures([quote(one)]) == {}, "not None: the quotation marks have to go"
+    assert replaced(quote(inner)) is inner
+    assert replaced({"a": quote(one), "b": future(2)}) == {"a": one, "b": "2"}
+    assert replaced([quote(quote(1))])[0].value == 1, "one pair of marks goes"
+
+
+def test_unmapped_is_transparent_in_a_call() -> None:
+    one = future(1)
+    assert find_futures([unmapped([one])]) == {one: False}
+    assert replaced([unmapped([one]), unmapped(5)]) == [["1"], 5]
+    assert find_futures([unmapped(5)]) == {}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        allow_failure(future(1)),
+        allow_failure([future(1)]),
+        [allow_failure(future(1))],
+        {"a": allow_failure({"b": (future(1),)})},
+        Plain(allow_failure(future(1))),
+        allow_failure(unmapped(future(1))),
+        unmapped(allow_failure(future(1))),
+        allow_failure(allow_failure(future(1))),
+        allow_failure(future(1)["part"]),
+    ],
+)
+def test_failures_are_allowed_inside_of_allow_failure(value: Any) -> None:
+    found = find_futures([value])
+    assert found is not None
+    assert list(found.values()) == [True]
+
+
+def test_allow_failure_reaches_no_further_than_its_value() -> None:
+    one, two = future(1), future(2)
+    assert find_futures([[allow_failure(one), two]]) == {one: True, two: False}
+    assert replaced([allow_failure([one]), two]) == [["1!"], "2"]
+
+
+@pytest.mark.parametrize("wrapped_first", [True, False])
+def test_a_future_that_is_allowed_to_fail_here_and_not_there_is_not(wrapped_first: bool) -> None:
+    one = future(1)
+    values = [allow_failure(one), one] if wrapped_first else [one, allow_failure(one)]
+    assert find_futures(values) == {one: False}
+    assert find_futures([values]) == {one: False}
+
+
+def test_wrappers_show_what_they_hold() -> None:
+    assert [repr(word([1])) for word in (unmapped, quote, allow_failure)] == [
+        "unmapped([1])",
+        "quote([1])",
+        "allow_failure([1])",
+    ]
+
+
+# Parts of futures
+
+
+def test_a_part_stands_for_itself_and_makes_the_whole_a_dependency() -> None:
+    whole = future(1, {"a": [10, {"b": 20}]})
+    part = whole["a"][1]["b"]
+    assert find_futures([[part, whole["a"][0]]]) == {whole: False}
+    assert replace([part, whole["a"][0]], lambda asked, allowed: asked._data) == [20, 10]
+    assert repr(part) == "<TaskFuture source-1 completed>['a'][1]['b']"
+
+
+def test_a_part_of_a_failure_is_the_failure() -> None:
+    whole = future(1)
+    whole._type = StateType.FAILED
+    error = ValueError()
+    assert replace([allow_failure(whole["a"])], lambda asked, allowed: error) == [error]
+
+
+def test_a_missing_part_raises_what_the_whole_raises() -> None:
+    with pytest.raises(KeyError, match="b"):
+        replace([future(1, {"a": 1})["b"]], lambda asked, allowed: asked._data)
+
+
+def test_placeholders_become_what_arrives_beside_them() -> None:
+    packed = pickle.dumps([Placeholder(0), {"a": Placeholder(1, ("x", 0))}])
+    values = ["zero", {"x": ["deep"]}]
+    with arriving(lambda index: values[index]):
+        assert pickle.loads(packed) == ["zero", {"a": "deep"}]
+
+
+def test_places_of_parts_carry_their_keys() -> None:
+    whole = future(1)
+    result = replace([whole["x"][0]], lambda asked, allowed: Placeholder(3))
+    assert (result[0].index, result[0].keys) == (3, ("x", 0))
+
+
+@pytest.mark.parametrize("walked", [future(1), future(1)["a"]])
+def test_futures_are_not_walked_over(walked: TaskFuture[Any] | FuturePart) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"{walked!r} can't be walked over")):
+        list(walked)
+
+
+def test_futures_do_not_pickle() -> None:
+    with pytest.raises(SerializationError, match="source-4"):
+        pickle.dumps(future(4))
+
+
+# Shapes that could be a trap
+
+
+def test_what_does_not_change_is_not_copied() -> None:
+    same = [1, {"a": (2, Plain([3]))}]
+    for make in (in_a_list, in_a_dict, Plain, in_a_tuple):
+        value = make(same)
+        assert replaced(value) is value
+    result = replaced({"a": same, "b": future(1), "c": allow_failure(same)})
+    assert result["a"] is same
+    assert result["c"] is same
+
+
+def test_containers_may_contain_themselves() -> None:
+    ring: list[Any] = [1]
+    ring.append(ring)
+    table: dict[str, Any] = {"ring": ring}
+    table["table"] = table
+    record = Plain(table)
+    table["record"] = record
+    assert find_futures([table]) is None
+    assert replaced(table) is table
+    ring.append(future(5))
+    found = find_futures([table])
+    assert found is not None
+    assert [one._index for one in found] == [5]
+    assert replaced(table)["ring"][2] == "5"
+    assert replaced(record).x["ring"][0] == 1
+
+
+def test_deep_nesting_is_walked_without_recursion() -> None:
+    one = future(1)
+    deep: Any = []
+    deep_with_future: Any = one
+    for level in range(50_000):
+        deep = [deep] if level % 2 else {"a": deep}
+        deep_with_future = (deep_with_future,) if level % 2 else [allow_failure(deep_with_future)]
+    assert find_futures([deep]) is None
+    assert replaced(deep) is deep
+    assert find_futures([deep_with_future]) == {one: True}
+
+
+def test_containers_met_many_times_are_searched_once() -> None:
+    shared: Any = [future(1)]
+    for _ in range(60):  # 2 ** 60 ways lead to the future
+        shared = [shared, shared]
+    found = find_futures([shared])
+    assert found is not None
+    assert len(found) == 1
+
+
+def test_wide_containers() -> None:
+    futures = [future(number) for number in range(10_000)]
+    found = find_futures([futures])
+    assert found is not None
+    assert len(found) == 10_000
+    assert replaced(futures) == [str(number) for number in range(10_000)]
+
+
+# Arguments as a whole
+
+
+def test_arguments_are_replaced_by_place_and_name() -> None:
+    args, kwargs = replace_arguments((future(1), 2, [future(3)]), {"a": future(4), "b": 5}, told)
+    assert (args, kwargs) == (("1", 2, ["3"]), {"a": "4", "b": 5})
+
+
+def test_one_resolver_is_asked_for_each_place() -> None:
+    asked: list[int] = []
+    one = future(1)
+    replace_arguments((one, one), {"a": [one]}, lambda found, allowed: asked.append(found._index))
+    assert asked == [1, 1, 1]
+
+
+def test_what_a_resolver_returns_is_not_searched_again() -> None:
+    other = future(2)
+    assert replace([future(1)], lambda asked, allowed: [other]) == [[other]]
+
+
+def test_errors_of_a_resolver_come_through() -> None:
+    def refuse(asked: TaskFuture[Any], allowed: bool) -> Any:
+        raise LookupError(asked.name)
+
+    with pytest.raises(LookupError, match="source-1"):
+        replace({"a": [future(1)]}, refuse)
+
+
+plain = st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.floats(allow_nan=False)
+leaves = plain | st.builds(future, st.integers(0, 9))
+keys = st.text(max_size=3) | st.integers()
+
+
+def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(keys, inner, max_size=4)
+        | st.builds(Pair, inner, inner)
+        | st.builds(Plain, inner, inner)
+        | st.builds(FrozenSlotted, inner)
+        | inner.map(allow_failure)
+    )
+
+
+values = st.recursive(leaves, containers, max_leaves=25)
+
+
+def by_recursion(value: Any, allowed: bool = False) -> Any:
+    """Do what ``replace`` does, simply."""
+    match value:
+        case TaskFuture():
+            return told(value, allowed)
+        case allow_failure():
+            return by_recursion(value.value, allowed=True)
+        case Pair():
+            return Pair(*(by_recursion(part, allowed) for part in value))
+        case list() | tuple():
+            return type(value)(by_recursion(part, allowed) for part in value)
+        case dict():
+            return {key: by_recursion(part, allowed) for key, part in value.items()}
+        case Plain():
+            return Plain(by_recursion(value.x, allowed), by_recursion(value.y, allowed))
+        case FrozenSlotted():
+            return FrozenSlotted(by_recursion(value.x, allowed))
+    return value
+
+
+@given(values)
+def test_any_value_is_replaced_as_by_plain_recursion(value: Any) -> None:
+    before = repr(value)
+    result = replaced(value)
+    assert result == by_recursion(value)
+    assert find_futures([result]) is None
+    assert repr(value) == before
+
+
+@given(values)
+def test_what_is_found_is_what_is_asked_for(value: Any) -> None:
+    asked: dict[TaskFuture[Any], bool] = {}
+
+    def ask(one: TaskFuture[Any], allowed: bool) -> None:
+        asked[one] = asked.get(one, True) and allowed
+
+    replace(value, ask)
+    assert (find_futures([value]) or {}) == asked

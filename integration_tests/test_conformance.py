@@ -1,0 +1,82 @@
+"""Every guarantee on every runner that works on this machine alone."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+
+import executorlib  # type: ignore[import-untyped]
+import loky  # type: ignore[import-untyped]
+import pytest
+
+from turnout import TaskRunner
+from turnout.testing import RunnerConformance
+from turnout_runners.executor import ExecutorTaskRunner
+from turnout_runners.process import ProcessPoolTaskRunner
+from turnout_runners.sequential import SequentialTaskRunner
+from turnout_runners.thread import ThreadPoolTaskRunner
+
+
+def group(name: str) -> pytest.MarkDecorator:
+    """Keep a class of tests in one process, which then starts each backend once."""
+    return pytest.mark.xdist_group(name)
+
+
+@group("sequential")
+class TestSequential(RunnerConformance):
+    """In the thread that submits."""
+
+    def make_runner(self, slots: int) -> TaskRunner:
+        return SequentialTaskRunner()
+
+
+@group("thread")
+class TestThread(RunnerConformance):
+    """On threads of our own."""
+
+    def make_runner(self, slots: int) -> TaskRunner:
+        return ThreadPoolTaskRunner(max_workers=slots)
+
+
+@group("process")
+class TestProcess(RunnerConformance):
+    """In worker processes of our own."""
+
+    def make_runner(self, slots: int) -> TaskRunner:
+        return ProcessPoolTaskRunner(max_workers=slots)
+
+
+class ExecutorConformance(RunnerConformance):
+    """On a pool that somebody else wrote."""
+
+    factory: type[Executor]
+
+    def make_runner(self, slots: int) -> TaskRunner:
+        return ExecutorTaskRunner(self.factory, max_workers=slots)
+
+
+@group("executor: threads")
+class TestExecutorThreads(ExecutorConformance):
+    """On the standard library's threads."""
+
+    factory = ThreadPoolExecutor
+
+
+@group("executor: processes")
+class TestExecutorProcesses(ExecutorConformance):
+    """On the standard library's processes."""
+
+    factory = ProcessPoolExecutor
+
+
+@group("executor: loky")
+class TestExecutorLoky(ExecutorConformance):
+    """On processes that end and come back as they are needed."""
+
+    factory = loky.ProcessPoolExecutor
+
+
+@group("executor: executorlib")
+class TestExecutorlib(ExecutorConformance):
+    """On processes that are reached over sockets."""
+
+    factory = executorlib.SingleNodeExecutor
