@@ -7,9 +7,10 @@ import logging
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 
@@ -26,6 +27,7 @@ from turnout import (
     UpstreamFailed,
     allow_failure,
     flow,
+    get_run_context,
     task,
     wait,
 )
@@ -130,6 +132,11 @@ def fragile(value: Any = None) -> Any:
 @task(crash_retries=0)
 def once(value: Any = None) -> Any:
     return value
+
+
+@task(crash_retries=0)
+def number_of_attempt() -> int:
+    return get_run_context().attempt
 
 
 @task(retries=1)
@@ -560,12 +567,12 @@ def test_a_crash_that_may_take_others_along_makes_a_suspect() -> None:
 
 def test_calls_that_come_back_go_out_again_at_no_charge() -> None:
     with Depot() as depot:
-        future = once.submit()
+        future = number_of_attempt.submit()
         for batch in range(100):
             depot.say(batch, RETURNED)
         assert future.state.is_pending()
         depot.work_off(100)
-        assert future.state.is_completed()
+        assert future.result(0) == 1
 
 
 def test_calls_that_come_back_go_before_later_ones() -> None:
@@ -753,6 +760,27 @@ def test_a_call_cancelled_while_it_is_sent_is_stopped_by_the_backend() -> None:
     assert depot.batches[0] in depot.cancelled
 
 
+class CancelsItsCall:
+    """An argument that cancels the call while it is packed."""
+
+    futures: ClassVar[list[TaskFuture[Any]]] = []
+
+    def __reduce__(self) -> Any:
+        assert self.futures[0].cancel()
+        return int, ()
+
+
+def test_a_call_cancelled_while_it_is_packed_is_stopped_by_the_backend() -> None:
+    with Depot(streams=False) as depot:
+        echo.submit()
+        CancelsItsCall.futures[:] = [echo.submit([CancelsItsCall()])]
+        depot.give(0)
+        assert CancelsItsCall.futures.pop().cancelled()
+        # It was on its way, so that the backend got it; but by then nobody wanted it.
+        assert depot.cancelled == depot.batches[1:]
+        depot.work_off(1)
+
+
 def test_one_of_several_travelling_together_is_cancelled_without_the_others() -> None:
     with Depot(streams=False) as depot:
         echo.submit()
@@ -804,6 +832,19 @@ def test_the_attempt_after_one_out_of_time_is_not_confused_with_it() -> None:
         assert not future.done()
         depot.give(1, "in time")
         assert future.result(0) == "in time"
+
+
+def test_an_attempt_out_of_time_does_not_come_back_while_the_next_one_is_awaited() -> None:
+    with Depot() as depot:
+        future = echo.with_options(timeout_seconds=0.01, retries=1, retry_delay_seconds=600).submit()
+        depot.say(0, STARTED)
+        while not future.state.is_retrying():
+            time.sleep(0)
+        depot.say(0, STARTED)
+        assert future.state.is_retrying()
+        depot.give(0, "too late")
+        assert future.state.is_retrying()
+        assert future.cancel()
 
 
 # Many threads

@@ -209,6 +209,29 @@ def test_all_see_one_object_however_many_unpack_it(rack: Rack) -> None:
         assert all(result is results[0] for result in results)
 
 
+class Meeting:
+    """Unpacking it takes two, who do so at once."""
+
+    gate = threading.Barrier(2)
+
+    def __reduce__(self) -> Any:
+        return meet, ()
+
+
+def meet() -> list[str]:
+    Meeting.gate.wait(30)
+    return ["made anew"]
+
+
+def test_two_who_unpack_at_once_see_one_object(rack: Rack) -> None:
+    future = echo.submit()
+    rack.run()
+    future._data = dumps(Meeting())
+    results: list[Any] = []
+    together(into(results, future.result), into(results, future.result))
+    assert results[0] is results[1] is future.result()
+
+
 def test_a_result_that_cannot_be_unpacked_says_whose_it_is(rack: Rack) -> None:
     future = echo.submit()
     rack.run()

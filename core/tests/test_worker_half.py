@@ -448,7 +448,7 @@ def test_nested_calls_that_nobody_waits_for_are_over_with_the_call(hall: Hall) -
             await asyncio.sleep(0)
 
     @task
-    def outer() -> None:
+    async def outer() -> None:
         futures.append(slow.submit())
 
     futures: list[TaskFuture[Any]] = []
@@ -458,7 +458,7 @@ def test_nested_calls_that_nobody_waits_for_are_over_with_the_call(hall: Hall) -
     function = load_function(shipment.jobs[0].function, batch.functions[shipment.jobs[0].function])
     hall.run()
     (future,) = inspect.getclosurevars(function).nonlocals["futures"]
-    assert future.done()
+    assert future.state.is_completed()
 
 
 # Async calls

@@ -87,6 +87,11 @@ def finish(*loads: Load) -> None:
         assert load.over.wait(30)
 
 
+def pool_of(crew: Crew) -> Any:
+    """Return what is inside of the runner, for the few races that can't be forced from outside."""
+    return crew.runner._pool
+
+
 def crew_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("crew-")]
 
@@ -304,8 +309,7 @@ def test_one_who_has_waited_goes_on_before_others_begin(hire: Hire) -> None:
     assert inside.wait(30)
     blocked = crew.block()
     others = [crew.submit(lambda: order.append("another")) for _ in range(3)]
-    pool = crew.runner._pool
-    assert pool is not None
+    pool = pool_of(crew)
     woken.set()
     while not pool._resuming:
         time.sleep(0)  # until it stands in line for a slot
@@ -313,6 +317,29 @@ def test_one_who_has_waited_goes_on_before_others_begin(hire: Hire) -> None:
     blocked.release()
     finish(waiting, *others)
     assert order == ["goes on", "another", "another", "another"]
+
+
+def test_who_begins_to_wait_hands_the_slot_to_one_who_has_waited(hire: Hire) -> None:
+    crew = hire(1)
+    inside, woken, gone_on = threading.Event(), threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with crew.runner.waiting():
+            inside.set()
+            assert woken.wait(30)
+        gone_on.set()
+
+    def wake_and_wait() -> None:
+        woken.set()
+        while not pool._resuming:
+            time.sleep(0)  # until it stands in line for this slot
+        with crew.runner.waiting():
+            assert gone_on.wait(30)
+
+    pool = pool_of(crew)
+    first = crew.submit(wait)
+    assert inside.wait(30)
+    finish(first, crew.submit(wake_and_wait))
 
 
 def test_many_levels_of_waiting_fit_on_one_slot(hire: Hire) -> None:
@@ -378,6 +405,28 @@ def test_stopping_does_not_wait_long_for_what_was_given_up(hire: Hire) -> None:
 # Many threads
 
 
+def test_a_batch_that_comes_as_a_thread_becomes_idle_is_seen(hire: Hire) -> None:
+    crew = hire(1)
+    pool = pool_of(crew)
+    pop = pool._pop
+    late: list[Load] = []
+
+    def pop_then_submit() -> Batch | None:
+        batch: Batch | None = pop()
+        if batch is None and not late:
+            # The thread has seen that there is nothing, and has not given its slot away: nobody else may be woken.
+            submitting = threading.Thread(target=lambda: late.append(crew.submit()))
+            submitting.start()
+            submitting.join(30)
+        return batch
+
+    pool._pop = pop_then_submit
+    finish(crew.submit())
+    while not late:
+        time.sleep(0)
+    finish(*late)
+
+
 @pytest.mark.usefixtures("busy_threads")
 def test_no_batch_is_forgotten_when_threads_become_idle(hire: Hire) -> None:
     crew = hire(2)
@@ -436,7 +485,6 @@ def test_a_recipe_shows_its_settings_and_pickles() -> None:
     assert repr(runner) == "ThreadPoolTaskRunner(max_workers=3, thread_name_prefix='fibre')"
     assert pickle.loads(pickle.dumps(runner)) == runner
     assert runner == ThreadPoolTaskRunner(thread_name_prefix="fibre", max_workers=3)
-    )
     assert runner != ThreadPoolTaskRunner(4, "fibre")
     assert ThreadPoolTaskRunner().slots() >= 5
     assert ConcurrentTaskRunner is ThreadPoolTaskRunner

@@ -65,7 +65,7 @@ class CancelConformance(Conformance):
     def test_R4_result_raises_cancelled(self, runner: TaskRunner) -> None:
         """`result` of a cancelled call raises CancelledRun, a concurrent.futures.CancelledError, naming the call."""
         with runner:
-            future = postponed(runner).submit()
+            future = postponed(runner)
             assert future.cancel() is True
             with pytest.raises(CancelledRun, match="postponed-0"):
                 future.result()
@@ -172,7 +172,7 @@ class CancelConformance(Conformance):
     def test_R4_dependents_are_cancelled(self, runner: TaskRunner, signals: Signals) -> None:
         """What depends on a cancelled call, by argument or `wait_for`, directly or not, is Cancelled and never runs."""
         with runner:
-            first = postponed(runner).submit()
+            first = postponed(runner)
             by_argument = note.submit(signals, "ran", [first])
             by_wait_for = note.submit(signals, "ran", wait_for=[first])
             indirectly = note.submit(signals, "ran", by_argument)
@@ -186,7 +186,7 @@ class CancelConformance(Conformance):
     def test_R4_cancelled_is_no_failure_to_allow(self, runner: TaskRunner, signals: Signals) -> None:
         """`allow_failure` does not run what depends on a cancelled call."""
         with runner:
-            first = postponed(runner).submit()
+            first = postponed(runner)
             tolerant = note.submit(signals, "ran", allow_failure(first))
             first.cancel()
             assert tolerant.cancelled()
@@ -195,7 +195,7 @@ class CancelConformance(Conformance):
     def test_R4_dependent_of_others_too(self, runner: TaskRunner) -> None:
         """A call with several dependencies is cancelled with any of them; the others have results."""
         with runner:
-            first, second = postponed(runner).submit(), add.submit(1, 2)
+            first, second = postponed(runner), add.submit(1, 2)
             both = identity.submit([first, second])
             first.cancel()
             assert both.cancelled()
@@ -221,8 +221,8 @@ class CancelConformance(Conformance):
     def test_R4_cancel_in_a_callback(self, runner: TaskRunner) -> None:
         """A callback may cancel other calls."""
         with runner:
-            others = [postponed(runner).submit() for _ in range(5)]
-            first = postponed(runner).submit()
+            others = [postponed(runner) for _ in range(5)]
+            first = postponed(runner)
             first.add_done_callback(lambda _: [other.cancel() for other in others])
             done = add.submit(1, 2)
             done.add_done_callback(lambda _: first.cancel())
@@ -231,7 +231,7 @@ class CancelConformance(Conformance):
     def test_R4_cancel_in_a_hook(self, runner: TaskRunner) -> None:
         """A hook may cancel other calls."""
         with runner:
-            other = postponed(runner).submit()
+            other = postponed(runner)
             hooked = add.with_options(on_completion=[lambda *_: other.cancel()])
             assert hooked.submit(1, 2).result() == 3
             assert isinstance(other.exception(), CancelledRun)
@@ -241,7 +241,7 @@ class CancelConformance(Conformance):
 
         @flow(task_runner=runner)
         async def main() -> tuple[bool, int]:
-            waiting, quick = postponed(runner).submit(), add.submit(1, 2)
+            waiting, quick = postponed(runner), add.submit(1, 2)
 
             async def cancel_it() -> bool:
                 await asyncio.sleep(0)
@@ -264,7 +264,7 @@ class CancelConformance(Conformance):
         with runner, concurrent.futures.ThreadPoolExecutor(8) as threads:
             for _ in range(20):
                 calls: list[Any] = []
-                future = postponed(runner).submit()
+                future = postponed(runner)
                 future.add_done_callback(calls.append)
                 barrier = threading.Barrier(8)
 
@@ -343,7 +343,7 @@ class CancelConformance(Conformance):
 
         @flow(task_runner=runner)
         def main() -> str:
-            first = postponed(runner).submit()
+            first = postponed(runner)
             identity.submit(first)
             first.cancel()
             return "well"
@@ -353,7 +353,7 @@ class CancelConformance(Conformance):
     def test_R4_many_waiting_calls(self, runner: TaskRunner, signals: Signals) -> None:
         """A thousand waiting calls can be cancelled, one by one, and none begins."""
         with runner:
-            first = postponed(runner).submit()
+            first = postponed(runner)
             waiting = note.map([signals] * 1000, "ran", unmapped(first))
             assert [future.cancel() for future in waiting] == [True] * 1000
             assert not first.done()
@@ -367,7 +367,7 @@ class CancelConformance(Conformance):
 
             @flow(task_runner=runner)
             def undecided() -> None:
-                postponed(runner).submit().cancel()
+                postponed(runner).cancel()
 
             undecided()
         else:

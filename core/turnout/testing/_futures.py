@@ -57,7 +57,7 @@ class FutureConformance(StateConformance):
     def test_S1_result_too_early_raises_timeout_error(self, runner: TaskRunner) -> None:
         """`result(timeout)` and `exception(timeout)` of an open call raise TimeoutError, and the call stays open."""
         with runner:
-            future = postponed(runner).submit()
+            future = postponed(runner)
             for ask in (future.result, future.exception):
                 with pytest.raises(TimeoutError, match="postponed-0"):
                     ask(timeout=0.01)
@@ -83,7 +83,7 @@ class FutureConformance(StateConformance):
     def test_S1_timeout_of_zero_asks_without_waiting(self, runner: TaskRunner) -> None:
         """With `timeout=0` a finished call answers, and an open one raises TimeoutError."""
         with runner:
-            over, still_open = add.submit(1, 2), postponed(runner).submit()
+            over, still_open = add.submit(1, 2), postponed(runner)
             over.wait()
             assert over.result(timeout=0) == 3
             with pytest.raises(TimeoutError):
@@ -98,7 +98,7 @@ class FutureConformance(StateConformance):
     def test_S1_done_turns_true_at_the_end(self, runner: TaskRunner) -> None:
         """`done` is False while a call is open and True from its end on, whatever the end."""
         with runner:
-            futures = [add.submit(1, 2), fail.submit(), postponed(runner).submit()]
+            futures = [add.submit(1, 2), fail.submit(), postponed(runner)]
             assert not futures[2].done()
             futures[2].cancel()
             wait(futures)
@@ -108,7 +108,7 @@ class FutureConformance(StateConformance):
     def test_S1_running_while_the_body_runs(self, runner: TaskRunner, signals: Signals, declared: Declare) -> None:
         """`running` is True while the body runs on runners that stream, and False before and after on all."""
         with runner:
-            held_up = postponed(runner).submit()
+            held_up = postponed(runner)
             waiting = identity.submit(held_up)
             assert not waiting.running()
             held_up.cancel()
@@ -130,7 +130,7 @@ class FutureConformance(StateConformance):
     def test_S1_cancelled_after_cancel_alone(self, runner: TaskRunner) -> None:
         """`cancelled` is True for a call that was cancelled, and for no other."""
         with runner:
-            futures = [add.submit(1, 2), fail.submit(), postponed(runner).submit()]
+            futures = [add.submit(1, 2), fail.submit(), postponed(runner)]
             assert not futures[2].cancelled()
             futures[2].cancel()
             wait(futures)
@@ -141,7 +141,7 @@ class FutureConformance(StateConformance):
         """A callback is called once, with the future, which is done; however the call ended."""
         seen: list[tuple[TaskFuture[Any], bool]] = []
         with runner:
-            futures: list[TaskFuture[Any]] = [add.submit(1, 2), fail.submit(), postponed(runner).submit()]
+            futures: list[TaskFuture[Any]] = [add.submit(1, 2), fail.submit(), postponed(runner)]
             for future in futures:
                 future.add_done_callback(lambda future: seen.append((future, future.done())))
             futures[2].cancel()
@@ -163,7 +163,7 @@ class FutureConformance(StateConformance):
         """Callbacks of one future run in the order in which they were added."""
         seen: list[int] = []
         with runner:
-            future = postponed(runner).submit()
+            future = postponed(runner)
             for number in range(20):
                 future.add_done_callback(lambda _, number=number: seen.append(number))  # type: ignore[misc]
             future.cancel()
@@ -177,7 +177,7 @@ class FutureConformance(StateConformance):
             raise RuntimeError("callback went wrong")
 
         with runner:
-            future = postponed(runner).submit()
+            future = postponed(runner)
             future.add_done_callback(explode)
             future.add_done_callback(lambda _: seen.append("second"))
             future.cancel()
@@ -193,7 +193,7 @@ class FutureConformance(StateConformance):
 
         @flow(task_runner=runner)
         def main() -> None:
-            still_open = postponed(runner).submit()
+            still_open = postponed(runner)
 
             def ask(_: TaskFuture[Any]) -> None:
                 try:
@@ -213,7 +213,7 @@ class FutureConformance(StateConformance):
     def test_S1_wait_tells_whether_the_call_is_over(self, runner: TaskRunner) -> None:
         """`wait` returns True for a finished call and False after its timeout; it raises nothing."""
         with runner:
-            over, failed, still_open = add.submit(1, 2), fail.submit(), postponed(runner).submit()
+            over, failed, still_open = add.submit(1, 2), fail.submit(), postponed(runner)
             assert (over.wait(), failed.wait(), still_open.wait(timeout=0.01)) == (True, True, False)
             still_open.cancel()
             failed.exception()
@@ -232,7 +232,7 @@ class FutureConformance(StateConformance):
     def test_S1_state_can_be_asked_at_any_time(self, runner: TaskRunner) -> None:
         """`state` answers before and after the end, without waiting."""
         with runner:
-            future = postponed(runner).submit()
+            future = postponed(runner)
             assert not future.state.is_final()
             future.cancel()
             assert future.state.is_final()
@@ -248,7 +248,7 @@ class FutureConformance(StateConformance):
     def test_S1_threads_are_woken_by_cancel(self, runner: TaskRunner) -> None:
         """Every thread that waits in `result` is woken when the call is cancelled."""
         with runner, ThreadPoolExecutor(4) as threads:
-            future = postponed(runner).submit()
+            future = postponed(runner)
             answers = [threads.submit(future.exception, 30) for _ in range(4)]
             future.cancel()
             assert {type(answer.result(30)) for answer in answers} == {CancelledRun}
@@ -324,7 +324,7 @@ class FutureConformance(StateConformance):
 
         @flow(task_runner=runner)
         async def main() -> str:
-            future = postponed(runner).submit()
+            future = postponed(runner)
 
             async def look() -> str:
                 try:
@@ -369,7 +369,7 @@ class FutureConformance(StateConformance):
 
         @flow(task_runner=runner)
         async def main() -> bool:
-            future = postponed(runner).submit()
+            future = postponed(runner)
 
             async def look() -> int:
                 return await future
@@ -403,7 +403,7 @@ class FutureConformance(StateConformance):
     def test_S2_wait_for_the_first(self, runner: TaskRunner) -> None:
         """With FIRST_COMPLETED, `wait` returns as soon as one is over."""
         with runner:
-            slow, quick = postponed(runner).submit(), add.submit(1, 2)
+            slow, quick = postponed(runner), add.submit(1, 2)
             result = wait([slow, quick], return_when="FIRST_COMPLETED")
             assert result.done == {quick}
             assert result.not_done == {slow}
@@ -412,7 +412,7 @@ class FutureConformance(StateConformance):
     def test_S2_wait_for_the_first_failure(self, runner: TaskRunner) -> None:
         """With FIRST_EXCEPTION, `wait` returns at the first failure, or when all are over without one."""
         with runner:
-            slow, good, bad = postponed(runner).submit(), add.submit(1, 2), fail.submit()
+            slow, good, bad = postponed(runner), add.submit(1, 2), fail.submit()
             result = wait([slow, good, bad], return_when="FIRST_EXCEPTION")
             assert bad in result.done
             assert result.not_done >= {slow}
@@ -423,7 +423,7 @@ class FutureConformance(StateConformance):
     def test_S2_wait_gives_up_after_its_timeout(self, runner: TaskRunner) -> None:
         """`wait(timeout=)` returns what is over and what is not."""
         with runner:
-            slow, quick = postponed(runner).submit(), add.submit(1, 2)
+            slow, quick = postponed(runner), add.submit(1, 2)
             quick.wait()
             assert wait([slow, quick], timeout=0.01) == ({quick}, {slow})
             slow.cancel()
@@ -442,7 +442,7 @@ class FutureConformance(StateConformance):
     def test_S2_as_completed_goes_by_the_end(self, runner: TaskRunner) -> None:
         """`as_completed` yields the finished call while an earlier one is open, and that one when it ends."""
         with runner:
-            slow, quick = postponed(runner).submit(), add.submit(1, 2)
+            slow, quick = postponed(runner), add.submit(1, 2)
             in_turn = as_completed([slow, quick])
             assert next(in_turn) is quick
             slow.cancel()
@@ -479,7 +479,7 @@ class FutureConformance(StateConformance):
     def test_S2_as_completed_gives_up_after_its_timeout(self, runner: TaskRunner) -> None:
         """`as_completed(timeout=)` raises TimeoutError, after it has yielded what was over."""
         with runner:
-            slow, quick = postponed(runner).submit(), add.submit(1, 2)
+            slow, quick = postponed(runner), add.submit(1, 2)
             quick.wait()
             in_turn = as_completed([slow, quick], timeout=0.01)
             assert next(in_turn) is quick
@@ -522,7 +522,7 @@ class FutureConformance(StateConformance):
     def test_S2_list_of_futures_shares_one_timeout(self, runner: TaskRunner) -> None:
         """`result(timeout)` and `wait(timeout)` of a list give up when any of it is open at that time."""
         with runner:
-            gone = postponed(runner).submit()
+            gone = postponed(runner)
             futures = identity.map([1, gone])
             assert not futures.wait(timeout=0.01)
             with pytest.raises(TimeoutError):

@@ -49,7 +49,7 @@ class LeftoverConformance(Conformance):
         """Nor after flows that failed."""
 
         def break_down() -> None:
-            futures = [fail.submit(), identity.submit(postponed(fresh_runner).submit()), *add.map(range(10), 1)]
+            futures = [fail.submit(), identity.submit(postponed(fresh_runner)), *add.map(range(10), 1)]
             futures[0].result()
 
         _leaves_nothing(fresh_runner, break_down, ValueError)
@@ -70,7 +70,7 @@ class LeftoverConformance(Conformance):
 
         def retry() -> None:
             future = fail.with_options(retries=2, retry_delay_seconds=0.01).submit()
-            waiting = postponed(fresh_runner).submit()
+            waiting = postponed(fresh_runner)
             future.exception()
             waiting.cancel()
 
@@ -93,7 +93,7 @@ class LeftoverConformance(Conformance):
         """Nor after flows whose running calls were cancelled."""
         if fresh_runner.capabilities.inline or fresh_runner.capabilities.cancel == "none":
             declared("inline, or cancel: no running call is cancelled")
-            _leaves_nothing(fresh_runner, lambda: _ignore(postponed(fresh_runner).submit().cancel()))
+            _leaves_nothing(fresh_runner, lambda: _ignore(postponed(fresh_runner).cancel()))
             return
         numbers = iter(range(100))
 
@@ -117,7 +117,7 @@ class LeftoverConformance(Conformance):
         """Nor after flows in whose body the user pressed Ctrl-C."""
 
         def interrupt() -> None:
-            postponed(fresh_runner).submit()
+            postponed(fresh_runner)
             raise KeyboardInterrupt
 
         _leaves_nothing(fresh_runner, interrupt, KeyboardInterrupt)

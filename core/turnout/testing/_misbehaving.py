@@ -188,7 +188,7 @@ class MisbehaviourConformance(Conformance):
             sys.exit("callback leaves")
 
         with runner:
-            future = postponed(runner).submit()
+            future = postponed(runner)
             future.add_done_callback(leave)
             future.add_done_callback(lambda _: seen.append("second"))
             future.cancel()

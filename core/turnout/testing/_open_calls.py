@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from turnout import Task, flow, task
+from turnout import Task, TaskFuture, flow, task
+
+from ._kit import until_retrying
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,9 +33,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def postponed(runner: TaskRunner) -> Task[[], int]:
-    """Return a task whose calls fail at once, to be tried again in an hour: open until somebody cancels them."""
-    return beside(_postponed, runner)
+def postponed(runner: TaskRunner, **options: Any) -> TaskFuture[int]:
+    """Submit a call that fails at once, to be tried again in an hour: it is open until somebody cancels it."""
+    future = beside(_postponed, runner).with_options(**options).submit()
+    # Where nobody tells that a body begins, a call that was sent counts as running, and can't be cancelled.
+    until_retrying(future)
+    return future
 
 
 def second_time(runner: TaskRunner) -> Task[..., object]:

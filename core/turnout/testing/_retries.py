@@ -106,7 +106,7 @@ class RetryConformance(Conformance):
             assert signals.notes("order") == ["", "", "second"]
             return
         with one_slot:
-            waiting = [postponed(one_slot).submit() for _ in range(5)]
+            waiting = [postponed(one_slot) for _ in range(5)]
             assert add.submit(1, 2).result() == 3
             eventually(lambda: all(future.state.is_retrying() for future in waiting), "all wait for another attempt")
             assert add.submit(3, 4).result() == 7
@@ -118,7 +118,7 @@ class RetryConformance(Conformance):
         with runner:
             add.submit(1, 2).result()
             before = threading.active_count()
-            waiting = [postponed(runner).submit() for _ in range(200)]
+            waiting = [postponed(runner) for _ in range(200)]
             eventually(lambda: all(future.state.is_retrying() for future in waiting), "all wait for another attempt")
             during = threading.active_count()
             for future in waiting:

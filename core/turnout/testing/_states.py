@@ -86,7 +86,7 @@ class StateConformance(Conformance):
     def test_S3_cancelled(self, runner: TaskRunner) -> None:
         """A cancelled call is Cancelled, and so is what depends on it; that is not Failed."""
         with runner:
-            future = postponed(runner).submit()
+            future = postponed(runner)
             dependent = identity.submit(future)
             future.cancel()
             states = [_final_state(future), _final_state(dependent)]
@@ -98,7 +98,7 @@ class StateConformance(Conformance):
     def test_S3_pending(self, runner: TaskRunner) -> None:
         """A call that waits for another is Pending; its state has no result yet and says so."""
         with runner:
-            future = postponed(runner).submit()
+            future = postponed(runner)
             state = identity.submit(future).state
             future.cancel()
         assert (state.type, state.name, _predicates(state)) == (StateType.PENDING, "Pending", {"pending"})
@@ -121,7 +121,7 @@ class StateConformance(Conformance):
     def test_S3_retrying(self, runner: TaskRunner) -> None:
         """A call that failed and waits to be tried again is Retrying, which is not final."""
         with runner:
-            future = postponed(runner).submit()
+            future = postponed(runner)
             eventually(lambda: future.state.name == "Retrying", "the state is Retrying after the first attempt")
             assert (future.state.name, _predicates(future.state)) == ("Retrying", {"retrying"})
             future.cancel()
@@ -140,7 +140,7 @@ class StateConformance(Conformance):
                 add.submit(1, 2),
                 fail.submit(),
                 crash.submit(),
-                postponed(runner).submit(),
+                postponed(runner),
             ]
             futures[3].cancel()
             wait(futures)
@@ -183,7 +183,7 @@ class StateConformance(Conformance):
 
         @flow(task_runner=runner)
         def main(good: bool) -> None:
-            first = postponed(runner).submit()
+            first = postponed(runner)
             kept.extend([first, identity.submit(first), add.submit(1, 2), fail.submit(), *identity.map(range(20))])
             kept.append(identity.submit(kept[-1], wait_for=kept[1:3]))
             if good:
@@ -279,7 +279,7 @@ class StateConformance(Conformance):
         seen: list[str] = []
         with runner:
             hooks = [lambda *told: seen.append(told[2].name)]
-            future = postponed(runner).with_options(on_completion=hooks, on_failure=hooks).submit()
+            future = postponed(runner, on_completion=hooks, on_failure=hooks)
             future.cancel()
         assert seen == []
 
@@ -331,7 +331,7 @@ class StateConformance(Conformance):
 
         @flow(task_runner=runner)
         def main() -> None:
-            still_open = postponed(runner).submit()
+            still_open = postponed(runner)
 
             def ask(*_: Any) -> None:
                 try:

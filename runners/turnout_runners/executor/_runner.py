@@ -150,17 +150,25 @@ class _Pool:
         self._rebuild = rebuild
         self._in_process = in_process
         self._futures: dict[Batch, Any] = {}
+        # Batches that broke an executor for certain, for it held no other.
+        self._guilty: set[Batch] = set()
         # Guards replacing a broken executor: all that it held find out at once, and one of them does it.
         self._lock = threading.Lock()
 
     def submit(self, batch: Batch) -> None:
-        executor = self.executor
+        # Known before it is sent: if the executor breaks meanwhile, it is one of those that may have done it.
+        self._futures[batch] = None
         try:
-            future = self._send(executor, batch)
-        except BrokenExecutor:
-            self._replace(executor)
             executor = self.executor
-            future = self._send(executor, batch)
+            try:
+                future = self._send(executor, batch)
+            except BrokenExecutor:
+                self._replace(executor)
+                executor = self.executor
+                future = self._send(executor, batch)
+        except BaseException:
+            del self._futures[batch]
+            raise
         self._futures[batch] = future
         future.add_done_callback(functools.partial(self._done, batch, executor))
 
@@ -180,7 +188,7 @@ class _Pool:
         """Shut a pool down that was built here. Bodies that ran out of time and go on are not waited for long."""
         if self._rebuild is None:
             return
-        concurrent.futures.wait(list(self._futures.values()), timeout=_PATIENCE)
+        concurrent.futures.wait(list(filter(None, self._futures.values())), timeout=_PATIENCE)
         stuck = len(self._futures)
         if stuck:
             logger.warning("%d calls that ran out of time go on; their workers are killed, or left.", stuck)
@@ -189,7 +197,6 @@ class _Pool:
 
     def _done(self, batch: Batch, executor: Executor, future: Any) -> None:
         """Report what became of a batch. May run in any thread, also in the one that submits."""
-        self._futures.pop(batch, None)
         try:
             result = future.result()
             outcomes = [] if self._in_process else pickle.loads(result)
@@ -199,6 +206,7 @@ class _Pool:
             outcomes = self._broken(batch, executor, error)
         except BaseException as error:
             outcomes = _for_each(batch, OutcomeKind.CRASHED, f"{type(error).__name__}: {error}")
+        self._futures.pop(batch, None)
         if outcomes:
             self._host.report(batch, outcomes)
 
@@ -208,7 +216,9 @@ class _Pool:
             self._replace(executor)
         except Exception as problem:
             return _for_each(batch, OutcomeKind.CRASHED, f"{cause} ({problem})")
-        return _for_each(batch, OutcomeKind.LOST, cause)
+        guilty = batch in self._guilty
+        self._guilty.discard(batch)
+        return _for_each(batch, OutcomeKind.CRASHED if guilty else OutcomeKind.LOST, cause)
 
     def _replace(self, broken: Executor) -> None:
         with self._lock:
@@ -219,6 +229,8 @@ class _Pool:
                     "The executor that was handed in is broken and can't be built again. "
                     "Hand in its class or a function that makes one: ExecutorTaskRunner(lambda: SomeExecutor(...))"
                 )
+            if len(self._futures) == 1:
+                self._guilty.update(self._futures)
             self.executor = self._rebuild()
         broken.shutdown(wait=False)
 
