@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import pickle
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,9 +24,31 @@ from turnout import (
     register_context_variable,
     tags,
     task,
+    use_runner,
 )
 from turnout import _context as context_module
 from turnout._context import registered_values, seed_of, set_registered
+from turnout.runner import Batch, Host, TaskRunner
+
+
+class Nowhere(TaskRunner):
+    """Is chosen, and never started: nothing here is submitted."""
+
+    def start(self, host: Host) -> None:
+        raise AssertionError("nothing is submitted")
+
+    def slots(self) -> int:
+        return 1
+
+    def submit(self, batch: Batch) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def _nowhere() -> Iterator[None]:
+    with use_runner(Nowhere()):
+        yield
 
 
 @task(tags=["always"])

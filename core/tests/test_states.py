@@ -8,6 +8,22 @@ import re
 import pytest
 
 from turnout import State, StateType, flow, task
+from turnout.runner import Batch, Host, TaskRunner
+
+
+class Nowhere(TaskRunner):
+    """Is chosen, and never started: nothing here is submitted."""
+
+    def start(self, host: Host) -> None:
+        raise AssertionError("nothing is submitted")
+
+    def slots(self) -> int:
+        return 1
+
+    def submit(self, batch: Batch) -> None: ...
+
+    def stop(self) -> None: ...
+
 
 FINAL = [
     StateType.COMPLETED,
@@ -157,7 +173,7 @@ def test_an_exception_that_cannot_be_shown_is_named() -> None:
 def test_a_flow_tells_its_state() -> None:
     error = ValueError("x")
 
-    @flow
+    @flow(task_runner=Nowhere())
     def main() -> None:
         raise error
 

@@ -94,12 +94,12 @@ def total(numbers: list[int]) -> float:
     return sum(double.map(numbers).result())
 
 
-@flow(name="named", task_runner="thread", retries=2)
+@flow(name="named", task_runner=Straight, retries=2)
 def named(text: str = "") -> str:
     return text
 
 
-@flow
+@flow(task_runner=Straight())
 async def ask(address: str) -> bytes:
     return await fetch(address)
 
@@ -230,6 +230,11 @@ def test_hooks_take_what_they_are_given() -> None:
 
 
 def test_choosing_a_runner() -> None:
+    @flow(task_runner="a word")
+    def elsewhere() -> int:
+        return 1
+
+    assert_type(elsewhere.with_options(task_runner=Straight)(), int)
     runner = Straight()
     with use_runner(runner) as chosen, runner as entered:
         assert_type(chosen, TaskRunner)

@@ -191,7 +191,7 @@ def crashed(call: Call, attempt: int, cause: str) -> Sequence[Call]:
         if call.future._type is not RUNNING or call.attempt != attempt:
             return ()
         trouble.crashes += 1
-        again = trouble.crashes <= call.task.crash_retries
+        again = trouble.crashes <= call.task.crash_retries and not call.engine.cancelling
         if again:
             call.future._type = RETRYING
             call.future._time = time.time()
@@ -205,7 +205,7 @@ def crashed(call: Call, attempt: int, cause: str) -> Sequence[Call]:
         )
         return (call,)
     error = CrashedRun(
-        f"The worker that ran {call.future.name} died: {cause}. "
+        f"The worker that ran {call.future.name} died: {cause.rstrip('.')}. "
         f"It was begun {trouble.crashes} time{'s' * (trouble.crashes > 1)} (crash_retries={call.task.crash_retries})."
     )
     return settle(call, StateType.CRASHED, Failure(error), attempt)
@@ -222,7 +222,8 @@ def _will_retry(call: Call, attempt: int, error: Exception, type_: StateType) ->
         return False
     delay = task.retry_delay(trouble.retries)
     with LOCK:
-        if call.future._type is not RUNNING or call.attempt != attempt:
+        # A call that could not be cancelled with its flow runs to its end, but not again.
+        if call.future._type is not RUNNING or call.attempt != attempt or call.engine.cancelling:
             return False
         trouble.retries += 1
         trouble.retry_at = time.monotonic() + delay

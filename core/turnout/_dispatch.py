@@ -109,8 +109,12 @@ def execute_batch(batch: Batch) -> Sequence[Batch]:
     return execute(batch)
 
 
-def give_up(call: Call, cause: str) -> list[Call]:
-    return settle(call, StateType.CRASHED, Failure(CrashedRun(f"The runner did not run {call.future.name}: {cause}")))
+def give_up(call: Call, problem: Exception | str) -> list[Call]:
+    """Settle a call that the runner did not take; another try would end the same."""
+    cause = brief(problem) if isinstance(problem, Exception) else problem
+    crash = CrashedRun(f"The runner did not run {call.future.name}: {cause}")
+    crash.__cause__ = problem if isinstance(problem, Exception) else None
+    return settle(call, StateType.CRASHED, Failure(crash))
 
 
 class DirectDispatcher(Dispatcher):
@@ -127,4 +131,4 @@ class DirectDispatcher(Dispatcher):
         try:
             self._submit(call)
         except Exception as error:
-            start(give_up(call, brief(error)))
+            start(give_up(call, error))

@@ -185,8 +185,7 @@ class Engine:
     def _default_dispatcher(self, task: Task[..., Any]) -> Dispatcher:
         if self.closed:
             raise MissingContextError(
-                f"{task.name}.submit() came after the flow run {self.flow_run.name!r} ended. "
-                "Wait in the flow's body for what submits."
+                f"{task.name}.submit() came after {self.flow_run.described} ended. Wait inside of it for what submits."
             )
         if self.runner is None:
             raise no_context(task)
@@ -281,8 +280,9 @@ class Engine:
 
     def cancel_all(self) -> None:
         """Cancel every open call, and every one that is still submitted."""
-        self.cancelling = True
         with LOCK:
+            # Under the lock: what is found running below sees it when it would be tried again.
+            self.cancelling = True
             calls = list(self.open)
         # Last first: then nothing is started only to be cancelled.
         for call in reversed(calls):

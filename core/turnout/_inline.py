@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from ._attempts import execute
 from ._call import Call
@@ -21,6 +22,10 @@ from ._scopes import calls_around
 from .runner import Capabilities, TaskRunner
 
 __all__ = ["InlineDispatcher"]
+
+
+# How long `stop` waits for each body that ran out of time and was asked to stop, in seconds.
+_PATIENCE: Final = 1.0
 
 
 class InlineDispatcher(Dispatcher):
@@ -38,6 +43,8 @@ class InlineDispatcher(Dispatcher):
         self._holder: Call | None = None
         self._gates: dict[Call, threading.Lock] = {}
         self._deferred = _DeferredCalls(self._in_turn)
+        # Threads of calls with a time limit. One that ran out of time may live on.
+        self._timed: set[threading.Thread] = set()
 
     def push(self, call: Call, here: bool) -> None:
         # Within the turn of the call that submits it, or where there are no turns.
@@ -71,6 +78,8 @@ class InlineDispatcher(Dispatcher):
 
     def stop(self) -> None:
         self._deferred.stop()
+        for thread in list(self._timed):
+            thread.join(_PATIENCE)
         super().stop()
 
     def _in_turn(self, call: Call) -> None:
@@ -124,7 +133,9 @@ class InlineDispatcher(Dispatcher):
             if call.task.is_async:
                 self.loop.push(call)
             else:
-                threading.Thread(target=self._attempt, args=(call,), name="turnout-timed-call", daemon=True).start()
+                thread = threading.Thread(target=self._attempt, args=(call,), name="turnout-timed-call", daemon=True)
+                self._timed = {thread, *filter(threading.Thread.is_alive, self._timed)}
+                thread.start()
             gate.acquire()
 
     def _pause(self, call: Call, delay: float) -> None:

@@ -41,6 +41,11 @@ class FlowScope:
         self.prefix = ""
         self.counters: MutableMapping[str, Iterator[int]] | None = {}
 
+    @property
+    def described(self) -> str:
+        """What messages call it."""
+        return "its `with runner:` block" if self.name is None else f"the flow run {self.name!r}"
+
     def describe(self) -> RunContext:
         """Return what the flow's body may know about itself."""
         return RunContext(

@@ -6,10 +6,12 @@ stay out of the pickle stream, so that a runner may carry them through shared me
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib
 import io
+import marshal
 import pickle
 import sys
 import threading
@@ -136,6 +138,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         reduce_exception = type(self).reduce_exception
         if isinstance(obj, BaseException) and reduce_exception is not None:
             return reduce_exception(obj)
+        if type(obj) is types.CodeType:
+            # cloudpickle would forget the file's name, and with it the source lines of tracebacks. Version 2 of the
+            # format gives equal bytes for equal code.
+            with contextlib.suppress(ValueError):  # constants that only cloudpickle can carry
+                return marshal.loads, (marshal.dumps(obj, 2),)
         if type(obj) is types.FunctionType:
             names = obj.__module__, obj.__qualname__
             found = _found(*names)

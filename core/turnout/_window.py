@@ -15,7 +15,7 @@ from ._dispatch import Dispatcher, execute_batch, give_up
 from ._ending import PENDING, RETRYING, RUNNING, settle, start, trouble_of
 from ._failures import decode
 from ._forwarding import receive
-from ._future import COMPLETED, Failure, brief
+from ._future import COMPLETED, Failure
 from ._packing import PackedBatch, pack
 from ._serialization import Parcel, explain_load
 from ._state import StateType
@@ -188,8 +188,7 @@ class WindowDispatcher(Dispatcher):
         try:
             handle = self._backend.submit(batch)
         except Exception as error:
-            cause = f"{self._backend!r} refused it: {brief(error)}"
-            self.report(batch, [Outcome(index, OutcomeKind.CRASHED, cause) for index in range(len(batch.calls))])
+            self._give_up(batch, error)
         else:
             if isinstance(batch, PackedBatch):
                 batch.handle = handle
@@ -197,6 +196,15 @@ class WindowDispatcher(Dispatcher):
             # Cancelled between taking and sending: the runner did not know of it then.
             if call.future._type >= COMPLETED:
                 self.abandon(call)
+
+    def _give_up(self, batch: Batch, error: Exception) -> None:
+        with delivering():
+            for index, call in enumerate(batch.calls):
+                if isinstance(batch, PackedBatch):
+                    with self._lock:
+                        batch.left.discard(index)
+                start(give_up(call, error))
+                self._over(batch, call)
 
     # News
 

@@ -118,11 +118,11 @@ def _from_url(scheme: str, url: str) -> TaskRunner:
 def _made(cls: type[TaskRunner], given: dict[str, object], word: str) -> TaskRunner:
     try:
         return cls(**given)
-    except RunnerError:
-        raise
     except ModuleNotFoundError as error:
         raise _missing(word, error.name or str(error), error.name or "") from error
     except Exception as error:
+        if isinstance(error, RunnerError) and not isinstance(error, RunnerOptionError):
+            raise
         raise RunnerOptionError(f"Runner {word!r} can't be made: {_told(error)}. {accepted(cls)}") from error
 
 
@@ -185,4 +185,5 @@ def _unknown(text: str) -> str:
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, RunnerOptionError) else f"{type(error).__name__}: {error}"
+    return text.rstrip(".")

@@ -15,11 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
+from .errors import RunnerOptionError
+
 if TYPE_CHECKING:
     from ._call import Call
     from ._serialization import Parcel
 
-__all__ = ["Batch", "Capabilities", "Host", "Outcome", "OutcomeKind", "TaskRunner"]
+__all__ = ["Batch", "Capabilities", "Host", "Outcome", "OutcomeKind", "TaskRunner", "check_count"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class Capabilities:
         Log records, prints and the start of a call are told while the batch runs, not at its end.
     shared_memory
         Large values travel between driver and workers through shared memory.
+    ends_with_driver
+        Workers end within seconds when the driver is killed.
     """
 
     in_process: bool = False
@@ -70,6 +74,7 @@ class Capabilities:
     nested: Literal["shared", "in_place"] = "in_place"
     streams: bool = False
     shared_memory: bool = False
+    ends_with_driver: bool = True
 
 
 class OutcomeKind(enum.IntEnum):
@@ -243,6 +248,26 @@ class TaskRunner(abc.ABC):
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self._settings.items())
         return f"{type(self).__name__}({settings})"
+
+
+def check_count(name: str, value: int | None) -> None:
+    """Refuse a setting of a runner that counts something and is neither None nor a whole number from 1 on.
+
+    Raises
+    ------
+    RunnerOptionError
+        With the setting's name and value.
+
+    Examples
+    --------
+    >>> check_count("max_workers", 4)
+    >>> check_count("max_workers", 0)
+    Traceback (most recent call last):
+        ...
+    turnout.errors.RunnerOptionError: max_workers=0: give a whole number, 1 or more.
+    """
+    if value is not None and (type(value) is not int or value < 1):
+        raise RunnerOptionError(f"{name}={value!r}: give a whole number, 1 or more.")
 
 
 def _explicit(bound: inspect.BoundArguments) -> dict[str, Any]:

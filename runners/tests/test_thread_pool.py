@@ -492,7 +492,7 @@ def test_a_recipe_shows_its_settings_and_pickles() -> None:
 
 @pytest.mark.parametrize("max_workers", [0, -1])
 def test_at_least_one_worker(max_workers: int) -> None:
-    with pytest.raises(ValueError, match=f"max_workers={max_workers}: give 1 or more"):
+    with pytest.raises(ValueError, match=f"max_workers={max_workers}: give a whole number, 1 or more"):
         ThreadPoolTaskRunner(max_workers)
 
 

@@ -46,7 +46,7 @@ def _help_for(problem: click.ClickException) -> str:
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def commands(context: click.Context) -> None:
-    """Run flows of tasks on threads, processes, any executor, or a cluster."""
+    """Run flows of tasks on threads, processes, or any executor."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 

@@ -10,12 +10,14 @@ import json
 import subprocess
 import traceback
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from turnout import flow, task
 
+from ._kit import run_script, runner_expression
 from ._misbehaving import MisbehaviourConformance
 from ._open_calls import failure_of
 from ._unpicklable import UnpicklableConformance
@@ -217,6 +219,13 @@ class ErrorConformance(MisbehaviourConformance, UnpicklableConformance):
         assert type(error) is Several
         assert error.split(KeyError)[1] is None
 
+    def test_E1_tracebacks_show_the_lines_of_a_script(self, fresh_runner: TaskRunner, tmp_path: Path) -> None:
+        """An uncaught failure prints file and source line of the task's body, though the function is a script's."""
+        done = run_script(_FAILING.format(runner=runner_expression(fresh_runner)), tmp_path)
+        assert done.returncode == 1
+        assert f'File "{tmp_path / "script.py"}", line 5, in spill\n    raise ValueError("milk")' in done.stderr
+        assert done.stderr.endswith("ValueError: milk\n")
+
     def test_E1_message_of_a_megabyte(self, runner: TaskRunner) -> None:
         """A message of 1 MB arrives to the last letter."""
 
@@ -355,6 +364,18 @@ class ErrorConformance(MisbehaviourConformance, UnpicklableConformance):
             returned = annotate.submit(Refused(9, reason="sent")).result()
         assert isinstance(returned, Refused)
         assert (returned.code, returned.__notes__) == (9, ["code 9"])
+
+
+_FAILING = """
+from turnout import flow, task
+@task
+def spill():
+    raise ValueError("milk")
+@flow(task_runner={runner})
+def main():
+    spill.submit().result()
+main()
+"""
 
 
 class Refused(Exception):

@@ -199,6 +199,8 @@ class FlowOptionConformance(Conformance):
 
         with pytest.raises(FlowRunTimeoutError):
             slow()
+        # Where no running call can be cancelled, the body still waits for it.
+        signals.set("go")
 
     def test_F1_validate_parameters_converts_and_refuses(self, runner: TaskRunner) -> None:
         """``validate_parameters=True`` converts by annotation with pydantic, and names what does not fit."""

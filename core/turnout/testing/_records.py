@@ -366,7 +366,7 @@ class RecordConformance(Conformance):
             pass
 
         def body() -> None:
-            warnings.warn(Beware("of the dog"), stacklevel=1)
+            _warn(Beware("of the dog"))
 
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -425,7 +425,14 @@ def log_levels() -> None:
 @task
 def warn_of(what: str) -> None:
     """Warn."""
-    warnings.warn(f"beware of {what}", UserWarning, stacklevel=1)
+    _warn(UserWarning(f"beware of {what}"))
+
+
+def _warn(warning: Warning) -> None:
+    # A worker may be a fork of a process in which warnings are errors.
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn(warning, stacklevel=1)
 
 
 def _of(caplog: pytest.LogCaptureFixture, words: str) -> list[logging.LogRecord]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -16,7 +15,7 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, ThreadP
 from typing import Any, ClassVar, Final
 
 from turnout.errors import RunnerBrokenError, RunnerStartError, RunnerStoppedError
-from turnout.runner import Batch, Capabilities, Host, Outcome, OutcomeKind, TaskRunner
+from turnout.runner import Batch, Capabilities, Host, Outcome, OutcomeKind, TaskRunner, check_count
 
 from ._remote import run_packed
 
@@ -26,9 +25,11 @@ logger = logging.getLogger("turnout")
 
 Factory = Callable[..., Executor]
 
-_OTHER_PROCESS: Final = Capabilities(isolates_crashes=False, at_most_once=False)
+_OTHER_PROCESS: Final = Capabilities(isolates_crashes=False, at_most_once=False, ends_with_driver=False)
 # The engine itself asks a body in this process to stop.
-_SAME_PROCESS: Final = dataclasses.replace(_OTHER_PROCESS, in_process=True, cancel="cooperative", streams=True)
+_SAME_PROCESS: Final = dataclasses.replace(
+    _OTHER_PROCESS, in_process=True, cancel="cooperative", streams=True, ends_with_driver=True
+)
 # How long `stop` waits for bodies that ran out of time and go on, in seconds.
 _PATIENCE: Final = 1.0
 
@@ -81,8 +82,7 @@ class ExecutorTaskRunner(TaskRunner):
         max_workers: int | None = None,
         pickle: bool | None = None,
     ) -> None:
-        if max_workers is not None and max_workers < 1:
-            raise ValueError(f"max_workers={max_workers}: give 1 or more.")
+        check_count("max_workers", max_workers)
         self._source = _found(executor) if isinstance(executor, str) else executor
         self._max_workers = max_workers
         if self._source is None and type(self).make_executor is ExecutorTaskRunner.make_executor:
@@ -152,8 +152,12 @@ class _Pool:
         self._futures: dict[Batch, Any] = {}
         # Batches that broke an executor for certain, for it held no other.
         self._guilty: set[Batch] = set()
+        # Executors that broke, whose threads and descriptors go when they are shut down.
+        self._broken_ones: list[Executor] = []
         # Guards replacing a broken executor: all that it held find out at once, and one of them does it.
         self._lock = threading.Lock()
+        # Notified when it holds a batch less.
+        self._changed = threading.Condition(threading.Lock())
 
     def submit(self, batch: Batch) -> None:
         # Known before it is sent: if the executor breaks meanwhile, it is one of those that may have done it.
@@ -188,12 +192,15 @@ class _Pool:
         """Shut a pool down that was built here. Bodies that ran out of time and go on are not waited for long."""
         if self._rebuild is None:
             return
-        concurrent.futures.wait(list(filter(None, self._futures.values())), timeout=_PATIENCE)
-        stuck = len(self._futures)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._futures, _PATIENCE)
+            stuck = len(self._futures)
         if stuck:
             logger.warning("%d calls that ran out of time go on; their workers are killed, or left.", stuck)
             _kill_workers(self.executor)
         self.executor.shutdown(wait=not stuck)
+        for broken in self._broken_ones:
+            broken.shutdown()
 
     def _done(self, batch: Batch, executor: Executor, future: Any) -> None:
         """Report what became of a batch. May run in any thread, also in the one that submits."""
@@ -206,7 +213,11 @@ class _Pool:
             outcomes = self._broken(batch, executor, error)
         except BaseException as error:
             outcomes = _for_each(batch, OutcomeKind.CRASHED, f"{type(error).__name__}: {error}")
-        self._futures.pop(batch, None)
+        with self._changed:
+            # A call of this process is its own batch, and may have been sent again by now.
+            if self._futures.get(batch) is future:
+                del self._futures[batch]
+            self._changed.notify_all()
         if outcomes:
             self._host.report(batch, outcomes)
 
@@ -232,7 +243,8 @@ class _Pool:
             if len(self._futures) == 1:
                 self._guilty.update(self._futures)
             self.executor = self._rebuild()
-        broken.shutdown(wait=False)
+            # Not shut down here, which may be a thread of its own that can't wait for itself.
+            self._broken_ones.append(broken)
 
 
 def _kill_workers(executor: Executor) -> None:

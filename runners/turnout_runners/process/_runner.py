@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from turnout.errors import RunnerOptionError, RunnerStartError, RunnerStoppedError
-from turnout.runner import Batch, Capabilities, Host, TaskRunner
+from turnout.errors import RunnerStartError, RunnerStoppedError
+from turnout.runner import Batch, Capabilities, Host, TaskRunner, check_count
 
 from ._processors import usable_processors
 
@@ -43,7 +43,7 @@ class ProcessPoolTaskRunner(TaskRunner):
     Raises
     ------
     RunnerOptionError
-        If a number is not positive.
+        If a number is not whole, or less than 1.
 
     Examples
     --------
@@ -67,9 +67,8 @@ class ProcessPoolTaskRunner(TaskRunner):
         env: Mapping[str, str] | None = None,
         python: str | None = None,
     ) -> None:
-        for name, number in (("max_workers", max_workers), ("max_tasks_per_worker", max_tasks_per_worker)):
-            if number is not None and number < 1:
-                raise RunnerOptionError(f"ProcessPoolTaskRunner: {name} must be 1 or more, not {number}.")
+        check_count("max_workers", max_workers)
+        check_count("max_tasks_per_worker", max_tasks_per_worker)
         self._max_workers = max_workers
         self._max_tasks_per_worker = max_tasks_per_worker
         self._initializer = initializer

@@ -108,7 +108,9 @@ def _set_up(message: Message | None, outbox: _Outbox) -> Setup | None:
         if setup.initializer is not None:
             setup.initializer(*setup.initargs)
     except BaseException as error:
-        text = str(error) if isinstance(error, _UnfitError) else f"it raised\n{traceback.format_exc()}"
+        last_line = traceback.format_exception_only(error)[-1].strip()
+        raised = f"its initializer raised {last_line}\n{traceback.format_exc()}"
+        text = str(error) if isinstance(error, _UnfitError) else raised
         outbox.send(encode(CONTROL, 0, text))
         return None
     outbox.send(encode(CONTROL, 0, None))

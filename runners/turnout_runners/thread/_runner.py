@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from turnout.errors import RunnerStoppedError
-from turnout.runner import Batch, Capabilities, Host, TaskRunner
+from turnout.runner import Batch, Capabilities, Host, TaskRunner, check_count
 
 __all__ = ["ConcurrentTaskRunner", "ThreadPoolTaskRunner"]
 
@@ -57,8 +57,7 @@ class ThreadPoolTaskRunner(TaskRunner):
     )
 
     def __init__(self, max_workers: int | None = None, thread_name_prefix: str = "turnout") -> None:
-        if max_workers is not None and max_workers < 1:
-            raise ValueError(f"max_workers={max_workers}: give 1 or more.")
+        check_count("max_workers", max_workers)
         self._max_workers = max_workers or min(32, (os.cpu_count() or 1) + 4)
         self._prefix = thread_name_prefix
         self._pool: _Pool | None = None
