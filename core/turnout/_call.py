@@ -218,7 +218,8 @@ def find_futures(values: tuple[Any, ...] | list[Any]) -> dict[TaskFuture[Any], b
     """
     found: dict[TaskFuture[Any], bool] = {}
     special = False
-    seen: set[int] = set()
+    # A container may stand inside of allow_failure and outside.
+    seen: set[tuple[int, bool]] = set()
     # A list, not recursion: arguments may be nested deeper than Python's stack.
     todo: list[tuple[Any, bool]] = [(value, False) for value in values]
     while todo:
@@ -237,8 +238,8 @@ def find_futures(values: tuple[Any, ...] | list[Any]) -> dict[TaskFuture[Any], b
             todo.append((value.value, allowed or cls is allow_failure))
         else:
             parts = _parts(value)
-            if parts and id(value) not in seen:
-                seen.add(id(value))
+            if parts and (id(value), allowed) not in seen:
+                seen.add((id(value), allowed))
                 todo.extend((part, allowed) for part in parts if type(part) not in PLAIN)
     return found if found or special else None
 

@@ -10,7 +10,7 @@ from ._call import Call, Trouble, replace_arguments
 from ._future import CANCELLED, COMPLETED, UPSTREAM_FAILED, Failure, TaskFuture
 from ._serialization import Parcel
 from ._state import State, StateType
-from ._waiting import LOCK, delivering, logged
+from ._waiting import LOCK, delivering, logged, outside
 
 __all__ = ["TaskRun", "give_name", "run_hooks", "settle", "start", "task_run", "trouble_of", "value_or_error"]
 
@@ -87,7 +87,7 @@ def give_name(call: Call) -> bool:
     try:
         args, kwargs = replace_arguments(call.args, call.kwargs, value_or_error)
         call.future._name = call.task.name_of_run(args, kwargs)
-    except Exception as error:
+    except BaseException as error:
         error.add_note(f"Raised while a name was made from task_run_name={call.task.run_name!r}.")
         start(settle(call, StateType.FAILED, Failure(error)))
         return False
@@ -111,7 +111,7 @@ def trouble_of(call: Call) -> Trouble:
 def run_hooks(hooks: Sequence[Any], owner: Any, run: Any, state: State) -> None:
     """Call hooks with what they are about, and log what they raise."""
     for hook in hooks:
-        with logged("A hook of %s raised in state %s: %r", run.name, state.name, hook), delivering():
+        with logged("A hook of %s raised in state %s: %r", run.name, state.name, hook), delivering(), outside():
             hook(owner, run, state)
 
 

@@ -268,7 +268,7 @@ class Engine:
             running = future._type is RUNNING
             if running and not call.dispatcher.can_stop:
                 return False
-            nested = [other for other in self.open if other.scope is call] if running else []
+            nested = [other for other in list(self.open) if other.scope is call] if running else []
         start(settle(call, CANCELLED, Failure()))
         if future._type is not CANCELLED:
             return False
@@ -323,7 +323,7 @@ class Engine:
         """Wake those who join, if nothing is open any more."""
         if self._gates and not self.open and not self.stopping:
             with LOCK:
-                for gate in self._gates:
+                for gate in list(self._gates):
                     if gate.locked():
                         gate.release()
 

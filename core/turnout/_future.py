@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
 from ._serialization import Parcel
 from ._state import State, StateType
-from ._waiting import LOCK, countdown, delivering, logged, wait_for_gate
+from ._waiting import LOCK, countdown, delivering, logged, outside, wait_for_gate
 from .errors import CancelledRun, SerializationError, UpstreamFailed
 
 if TYPE_CHECKING:
@@ -421,7 +421,7 @@ def brief(error: BaseException) -> str:
 
 
 def _deliver(callback: Callable[[TaskFuture[Any]], object], future: TaskFuture[Any]) -> None:
-    with delivering():
+    with delivering(), outside():
         _call_back(callback, future)
 
 

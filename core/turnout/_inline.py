@@ -15,8 +15,8 @@ from typing import Final
 from ._attempts import execute
 from ._call import Call
 from ._context import Scope
-from ._dispatch import Dispatcher, retry_after
-from ._ending import RETRYING
+from ._dispatch import Dispatcher, give_up, retry_after
+from ._ending import RETRYING, start
 from ._future import COMPLETED
 from ._scopes import calls_around
 from .runner import Capabilities, TaskRunner
@@ -121,7 +121,10 @@ class InlineDispatcher(Dispatcher):
 
     def _attempt(self, call: Call) -> None:
         if self.runner is not None:
-            self.runner.submit(call)
+            try:
+                self.runner.submit(call)
+            except Exception as error:
+                start(give_up(call, error))
             return
         ready: deque[Call] = deque([call])
         while ready:

@@ -68,9 +68,9 @@ def _column(value: Any) -> Iterable[Any] | None:
     if isinstance(value, (TaskFuture, FuturePart)):
         # How many elements there are is known only when the result is there.
         value = value.result()
-    if isinstance(value, (str, bytes, bytearray, io.IOBase)) or not hasattr(value, "__iter__"):
+    if isinstance(value, (str, bytes, bytearray, io.IOBase)) or not isinstance(value, Iterable):
         return None
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _check_lengths(name: str, columns: dict[int | str, Any]) -> None:
@@ -106,7 +106,8 @@ def _in_step(name: str, columns: list[Iterable[Any]]) -> Iterator[tuple[Any, ...
         yield from zip(*columns, strict=True)
     except ValueError as error:
         # What a generator of the user's raises is the user's.
-        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+        own = error.__traceback__ is not None and error.__traceback__.tb_next is None
+        if not (own and str(error).startswith("zip() argument")):
             raise
         raise MappingLengthMismatch(
             f"{name}.map() walks over its arguments in step, but {error.args[0].removeprefix('zip() ')}."

@@ -332,7 +332,7 @@ class _Search:
 def _known_parts(path: str, value: object) -> list[Part]:
     try:
         return list(parts(path, value))
-    except Exception:
+    except BaseException:
         # The object refuses as a whole, as locks and open files do.
         return []
 
@@ -350,10 +350,10 @@ def _failing(suspects: Sequence[Part]) -> Iterator[tuple[Part, BaseException]]:
     yield from _failing(suspects[middle:])
 
 
-def _failure(value: object) -> Exception | None:
+def _failure(value: object) -> BaseException | None:
     try:
         Pickler(_Nowhere(), PROTOCOL, lambda _: None).dump(value)
-    except Exception as error:
+    except BaseException as error:
         return error
     return None
 

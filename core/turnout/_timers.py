@@ -50,10 +50,10 @@ class _Timers:
 
     def _run(self) -> None:
         while (slot := self._next()) is not None:
-            for action in slot:
+            while slot:
                 try:
-                    action()
-                except Exception:
+                    slot.pop()()
+                except BaseException:  # this thread serves the whole process
                     logger.exception("A timer's action raised.")
 
     def _next(self) -> list[Callable[[], object]] | None:

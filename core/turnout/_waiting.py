@@ -13,7 +13,7 @@ from typing import Final, Generic, TypeVar
 from ._context import current_scope
 from .errors import WouldDeadlockError
 
-__all__ = ["LOCK", "Arrivals", "countdown", "delivering", "logged", "wait_for_gate"]
+__all__ = ["LOCK", "Arrivals", "countdown", "delivering", "logged", "outside", "wait_for_gate"]
 
 logger = logging.getLogger("turnout")
 
@@ -44,6 +44,16 @@ def delivering() -> Iterator[None]:
         yield
     finally:
         _delivering.now = before
+
+
+@contextlib.contextmanager
+def outside() -> Iterator[None]:
+    """Run user code as outside of every run: on an inline runner the thread that delivers is in the middle of one."""
+    token = current_scope.set(None)
+    try:
+        yield
+    finally:
+        current_scope.reset(token)
 
 
 @contextlib.contextmanager

@@ -124,7 +124,8 @@ class WindowDispatcher(Dispatcher):
         with self._lock:
             if self._quarantine is not None or (self._suspects and self._in_flight):
                 return []
-            calls = self._take_suspect() if self._suspects else self._take_next(slots)
+            # None of the suspects may be wanted any more: then the others go on.
+            calls = self._take_suspect() or self._take_next(slots)
             if calls:
                 self._in_flight += 1
             return calls
@@ -211,8 +212,9 @@ class WindowDispatcher(Dispatcher):
     def _run_here(self, batch: Batch) -> Sequence[Batch]:
         """Execute a call in a thread of the runner."""
         ready = execute_batch(batch)
-        self._over(batch, batch.calls[0])
+        # Dependents go to the queue before the room is given away: the earliest call goes first.
         start([call for call in ready if isinstance(call, Call)])
+        self._over(batch, batch.calls[0])
         self._send(everything=True)
         # What became ready went to the queue, by whose order it starts.
         return ()
@@ -229,6 +231,10 @@ class WindowDispatcher(Dispatcher):
             return
         call = batch.calls[outcome.index]
         if not isinstance(batch, PackedBatch):
+            if outcome.kind is OutcomeKind.RETURNED and call.future._type < COMPLETED:
+                start([call])
+                self._over(batch, call)
+                return
             self._over(batch, call)
             start(give_up(call, str(outcome.data)))
             return
@@ -279,6 +285,8 @@ class WindowDispatcher(Dispatcher):
         if kind is OutcomeKind.FAILURE:
             return failed(call, attempt, decode(data))
         if kind is OutcomeKind.CRASHED or (kind is OutcomeKind.LOST and (alone or not call.task.crash_retries)):
+            # It may have begun without our knowing: it is charged as if it had.
+            self._begin(call, attempt)
             if not self.capabilities.isolates_crashes:
                 trouble_of(call).dangerous = True
             return crashed(call, attempt, str(data))

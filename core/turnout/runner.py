@@ -171,6 +171,8 @@ class TaskRunner(abc.ABC):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Remember the settings that make the recipe."""
+        if cls.__init__ is object.__init__ and (args or kwargs):
+            raise TypeError(f"{cls.__name__}() takes no settings.")
         self = super().__new__(cls)
         # Arguments that don't fit are left for __init__ to complain about.
         with contextlib.suppress(TypeError):

@@ -181,15 +181,16 @@ class _Runs:
         import asyncio
 
         self.emit([Outcome(index, OutcomeKind.STARTED) for index in indices])
-        tasks = [asyncio.create_task(self.attempt_async(index), context=contextvars.Context()) for index in indices]
+        pending = {asyncio.create_task(self.attempt_async(index), context=contextvars.Context()) for index in indices}
         try:
-            for done in asyncio.as_completed(tasks):
-                self.emit([await done])
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                self.emit([task.result() for task in done])
         except asyncio.CancelledError:
-            for task in tasks:
+            for task in pending:
                 task.cancel()
             # Bodies end as they do otherwise, with an outcome: whoever reported the batch waits for one.
-            self.emit(list(await asyncio.gather(*tasks)))
+            self.emit(list(await asyncio.gather(*pending)))
 
     async def attempt_async(self, index: int) -> Outcome:
         job = self.shipment.jobs[index]
@@ -243,7 +244,7 @@ def _packed(value: Any, what: str) -> tuple[Any, int]:
         return value, 0
     try:
         parcel = dumps(value)
-    except Exception as error:
+    except BaseException as error:
         raise explain(value, error, what, "result") from error
     return parcel, parcel.nbytes
 
@@ -253,6 +254,8 @@ def _encoded(error: BaseException, name: str) -> Any:
         return encode(without_own_frames(error), f"task {name!r}")
     except SerializationError as problem:
         return encode(problem)
+    except BaseException as problem:
+        return encode(SerializationError(f"What task {name!r} raised can't be packed: {type(problem).__name__}"))
 
 
 def _each_once(upstream: Sequence[Any]) -> Callable[[int], Any]:

@@ -203,8 +203,15 @@ class _Pool:
             self._workers.add(worker)
             self._started += 1
             name = f"{self._prefix}-{self._started}"
-        worker.thread = threading.Thread(target=self._work, args=(worker,), name=name, daemon=True)
-        worker.thread.start()
+        thread = threading.Thread(target=self._work, args=(worker,), name=name, daemon=True)
+        worker.thread = thread
+        try:
+            thread.start()
+        except BaseException:
+            with self._lock:
+                self._workers.discard(worker)
+                self._free += 1
+            raise
 
     def _work(self, worker: _Worker) -> None:
         """Run batches while there are any and the slot is held."""
