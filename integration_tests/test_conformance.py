@@ -9,7 +9,13 @@ import loky  # type: ignore[import-untyped]
 import pytest
 
 from turnout import TaskRunner
-from turnout.testing import RunnerConformance
+from turnout.testing import (
+    ErrorConformance,
+    FlowConformance,
+    FutureConformance,
+    RunnerConformance,
+    TaskConformance,
+)
 from turnout_runners.executor import ExecutorTaskRunner
 from turnout_runners.process import ProcessPoolTaskRunner
 from turnout_runners.sequential import SequentialTaskRunner
@@ -75,8 +81,22 @@ class TestExecutorLoky(ExecutorConformance):
     factory = loky.ProcessPoolExecutor
 
 
-@group("executor: executorlib")
-class TestExecutorlib(ExecutorConformance):
-    """On processes that are reached over sockets."""
+class BlockTaskRunner(ExecutorTaskRunner):
+    """Runs calls in processes of executorlib that stay up from call to call."""
 
-    factory = executorlib.SingleNodeExecutor
+    def make_executor(self) -> Executor:
+        """Return an executor with a worker for each slot."""
+        made: Executor = executorlib.SingleNodeExecutor(max_workers=self.slots(), block_allocation=True)
+        return made
+
+
+@group("executor: executorlib")
+class TestExecutorlib(FlowConformance, TaskConformance, FutureConformance, ErrorConformance):
+    """On processes that are reached over sockets, by a runner derived from the one for executors.
+
+    Not the parts about dying workers and about what is left behind: these processes don't tell of deaths, outlive what
+    started them, and listen on every address. Nor dependencies, which are the engine's: each call takes 5 ms here.
+    """
+
+    def make_runner(self, slots: int) -> TaskRunner:
+        return BlockTaskRunner(max_workers=slots)
