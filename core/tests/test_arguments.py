@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import pickle
+import random
 import re
-from collections import OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from dataclasses import FrozenInstanceError, dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnout import SerializationError, TaskFuture, allow_failure, quote, task, unmapped
+from turnout import FutureList, SerializationError, TaskFuture, allow_failure, quote, task, unmapped
 from turnout._backends import Backends
 from turnout._call import Placeholder, arriving, find_futures, replace, replace_arguments
 from turnout._engine import Engine
@@ -116,6 +117,49 @@ class WithMore:
     def remember(self, name: str, value: Any) -> WithMore:
         vars(self)[name] = value
         return self
+
+
+class Names(list[Any]):
+    pass
+
+
+class Ages(dict[str, Any]):
+    pass
+
+
+class Bag(set[Any]):
+    pass
+
+
+class Point(tuple[Any, ...]):  # noqa: SLOT001  (it has attributes)
+    def __new__(cls, left: Any, right: Any) -> Point:
+        return super().__new__(cls, (left, right))
+
+
+class Few(frozenset[Any]):
+    pass
+
+
+@dataclass
+class Complaint(Exception):
+    about: Any
+
+
+class Base:
+    __slots__ = ("z",)
+
+
+@dataclass(slots=True)
+class OnSlots(Base):
+    x: Any
+
+
+@dataclass(frozen=True)
+class Named:
+    """Hashed by its name alone, so that it may be a key of what it holds."""
+
+    name: Any
+    others: Any = field(compare=False)
 
 
 class Colour(enum.Enum):
@@ -239,6 +283,30 @@ def test_default_dicts_keep_their_factory() -> None:
     assert result["new"] == []
 
 
+def test_counters_keep_their_keys() -> None:
+    counter: Any = Counter({"a": future(1)})
+    assert dict(replaced(counter)) == {"a": "1"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Names([future(1)]), Ages(a=future(1)), Bag([future(1)]), Point(future(1), 2), Few([future(1)])],
+    ids=lambda value: type(value).__name__,
+)
+def test_subclasses_of_containers_keep_their_class_and_attributes(value: Any) -> None:
+    value.note = "kept"
+    result = replaced(value)
+    assert type(result) is type(value)
+    assert result.note == "kept"
+    assert find_futures([result]) is None
+
+
+def test_lists_of_futures_become_plain_lists() -> None:
+    result = replaced(FutureList([future(1), future(2)]))
+    assert type(result) is list
+    assert result == ["1", "2"]
+
+
 def test_frozen_dataclasses_stay_frozen() -> None:
     result = replaced(Frozen(future(1)))
     with pytest.raises(FrozenInstanceError):
@@ -265,6 +333,18 @@ def test_attributes_that_are_no_fields_come_along_as_they_are() -> None:
     result = replaced(WithMore(future(1)).remember("extra", extra))
     assert result.x == "1"
     assert vars(result)["extra"] is extra
+
+
+def test_slots_of_a_base_come_along() -> None:
+    value = OnSlots(future(1))
+    value.z = 3  # type: ignore[attr-defined]
+    assert (replaced(value).x, replaced(value).z) == ("1", 3)
+
+
+def test_dataclasses_that_are_exceptions_are_copied_with_what_they_were_made_with() -> None:
+    result = replaced(Complaint(future(1)))
+    assert type(result) is Complaint
+    assert (result.about, result.args) == ("1", ("1",))
 
 
 def test_types_and_enums_are_no_containers() -> None:
@@ -336,6 +416,15 @@ def test_allow_failure_reaches_no_further_than_its_value() -> None:
     one, two = future(1), future(2)
     assert find_futures([[allow_failure(one), two]]) == {one: True, two: False}
     assert replaced([allow_failure([one]), two]) == [["1!"], "2"]
+
+
+@pytest.mark.parametrize("wrapped_first", [True, False])
+def test_a_container_that_stands_here_and_in_allow_failure_is_not_allowed_to_fail(wrapped_first: bool) -> None:
+    one = future(1)
+    shared = [one]
+    values: list[Any] = [allow_failure(shared), shared] if wrapped_first else [shared, allow_failure(shared)]
+    assert find_futures(values) == {one: False}
+    assert replaced(values) == ([["1!"], ["1"]] if wrapped_first else [["1"], ["1!"]])
 
 
 @pytest.mark.parametrize("wrapped_first", [True, False])
@@ -427,8 +516,85 @@ def test_containers_may_contain_themselves() -> None:
     found = find_futures([table])
     assert found is not None
     assert [one._index for one in found] == [5]
-    assert replaced(table)["ring"][2] == "5"
-    assert replaced(record).x["ring"][0] == 1
+    result = replaced(table)
+    assert result["ring"] == [1, result["ring"], "5"]
+    assert result["table"] is result
+    assert result["record"].x is result
+    result = replaced(record)
+    assert result.x["record"] is result
+    assert find_futures([result]) is None
+
+
+def test_tuples_in_rings_are_copied_once() -> None:
+    ring: list[Any] = [future(1)]
+    knot = (ring, ring, frozenset([2, future(2)]))
+    ring.append(knot)
+    for start, result in ((ring, replaced(ring)), (knot, replaced(knot)[0])):
+        assert result[0] == "1"
+        again = result[1]
+        assert type(again) is tuple
+        assert again[0] is again[1] is result
+        assert again[2] == {2, "2"}
+        assert find_futures([start]), "the original is left alone"
+
+
+def test_keys_in_rings_are_hashed_when_they_are_whole() -> None:
+    table: dict[Any, Any] = {}
+    table[Named(future(1), table)] = [table]
+    table[frozenset([Named(future(2), table)])] = 2
+    result = replaced(table)
+    one, two = result
+    assert (one.name, one.others) == ("1", result)
+    assert [inner.name for inner in two] == ["2"]
+    assert result[one] == [result]
+    assert result[frozenset([Named("2", None)])] == 2
+
+
+def test_what_stands_twice_stands_twice_afterwards() -> None:
+    inner = [future(1)]
+    result = replaced([inner, {"a": inner}, (inner,)])
+    assert result[0] is result[1]["a"] is result[2][0]
+    args, kwargs = replace_arguments((inner, 1), {"a": inner, "b": (2, inner)}, told)
+    assert args[0] is kwargs["a"] is kwargs["b"][1]
+    assert args[0] == ["1"]
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_any_shape_is_kept(seed: int) -> None:
+    chance = random.Random(seed)
+    # Lists and dicts can be filled later, also with tuples that hold them.
+    open_ones: list[Any] = [chance.choice([list, dict])() for _ in range(chance.randint(1, 12))]
+    every: list[Any] = [*open_ones, *[future(number) for number in range(chance.randint(0, 2))], 5]
+    for _ in range(chance.randint(0, 8)):
+        every.append(tuple(chance.choices(every, k=chance.randint(1, 3))))
+    for one in open_ones:
+        for number, part in enumerate(chance.choices(every, k=chance.randint(0, 3))):
+            if isinstance(one, list):
+                one.append(part)
+            else:
+                one[number] = part
+    start = every[-1]
+    assert_same_shape(start, replaced(start))
+
+
+def assert_same_shape(before: Any, after: Any) -> None:
+    """Assert that each container has one copy, or is left alone if nothing in it changes."""
+    copies: dict[int, Any] = {}
+    todo = [(before, after)]
+    while todo:
+        one, other = todo.pop()
+        if isinstance(one, TaskFuture):
+            assert other == told(one, allowed=False)
+        elif not isinstance(one, (list, tuple, dict)):
+            assert other == one
+        elif id(one) in copies:
+            assert copies[id(one)] is other
+        else:
+            copies[id(one)] = other
+            assert type(other) is type(one)
+            assert (other is one) == (find_futures([one]) is None)
+            parts, others = (list(box.values()) if isinstance(box, dict) else list(box) for box in (one, other))
+            todo.extend(zip(parts, others, strict=True))
 
 
 def test_deep_nesting_is_walked_without_recursion() -> None:
@@ -443,13 +609,27 @@ def test_deep_nesting_is_walked_without_recursion() -> None:
     assert find_futures([deep_with_future]) == {one: True}
 
 
-def test_containers_met_many_times_are_searched_once() -> None:
+def test_a_future_at_the_bottom_of_deep_nesting_is_replaced_without_recursion() -> None:
+    deep: Any = future(1)
+    for level in range(50_000):
+        deep = [deep] if level % 3 else {"a": allow_failure(deep)}
+        deep = (deep,) if level % 2 else deep
+    result = replaced(deep)
+    while not isinstance(result, str):
+        (result,) = result.values() if isinstance(result, dict) else result
+    assert result == "1!"
+
+
+def test_containers_met_many_times_are_searched_and_replaced_once() -> None:
     shared: Any = [future(1)]
     for _ in range(60):  # 2 ** 60 ways lead to the future
         shared = [shared, shared]
     found = find_futures([shared])
     assert found is not None
     assert len(found) == 1
+    asked: list[int] = []
+    replace(shared, lambda one, allowed: asked.append(one._index))
+    assert asked == [1]
 
 
 def test_wide_containers() -> None:
@@ -486,6 +666,56 @@ def test_errors_of_a_resolver_come_through() -> None:
 
     with pytest.raises(LookupError, match="source-1"):
         replace({"a": [future(1)]}, refuse)
+
+
+class Uncopied(list[Any]):
+    def __copy__(self) -> Uncopied:
+        raise LookupError("one of a kind")
+
+
+class Copied(list[Any]):
+    def __copy__(self) -> Copied:
+        return self
+
+
+@dataclass
+class Demanding:
+    x: Any
+
+    def __new__(cls, x: Any) -> Demanding:
+        return super().__new__(cls)
+
+
+class Picky(dict[str, Any]):
+    def __setitem__(self, key: str, value: Any) -> None:
+        if isinstance(value, str):
+            raise ValueError("no texts")
+        super().__setitem__(key, value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            Uncopied([future(1)]),
+            r"in a \S+\.Uncopied: LookupError: one of a kind\. Give the call the futures in a list",
+        ),
+        (Copied([future(1)]), r"in a \S+\.Copied: TypeError: its copy is itself"),
+        (Demanding(future(1)), r"in a \S+\.Demanding: TypeError: .*__new__"),
+        (Picky(a=future(1)), r"in a \S+\.Picky: ValueError: no texts"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_container_that_cannot_be_copied_is_named(value: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        replaced([value])
+    assert find_futures([value]), "the original is left alone"
+
+
+@pytest.mark.parametrize(("value", "name"), [({future(1)}, "set"), ({future(1): 2}, "dict")])
+def test_a_container_that_cannot_hold_a_result_is_named(value: Any, name: str) -> None:
+    with pytest.raises(TypeError, match=f"in a {name}: TypeError: unhashable type: 'list'"):
+        replace(value, lambda asked, allowed: [])
 
 
 plain = st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.floats(allow_nan=False)

@@ -565,6 +565,36 @@ def test_a_crash_that_may_take_others_along_makes_a_suspect() -> None:
         depot.give(3)
 
 
+def test_a_suspect_whose_worker_dies_before_it_begins_ends_too() -> None:
+    with Depot() as depot:
+        future = fragile.submit()
+        for batch in range(3):
+            depot.say(batch, LOST, "signal 9")
+        with pytest.raises(CrashedRun, match="fragile-0 died: signal 9"):
+            future.result(0)
+
+
+def test_what_may_begin_once_ends_if_it_was_lost_before_the_news_of_its_beginning() -> None:
+    with Depot() as depot:
+        future = once.submit()
+        depot.say(0, LOST, "signal 9")
+        with pytest.raises(CrashedRun, match="once-0 died: signal 9"):
+            future.result(0)
+
+
+def test_a_suspect_that_is_cancelled_holds_nobody_up() -> None:
+    with Depot(2) as depot:
+        echo.submit()
+        suspect = fragile.submit()
+        depot.say(1, LOST, "signal 9")
+        waiting = echo.submit()
+        assert suspect.cancel()
+        depot.give(0)
+        assert depot.names()[2:] == ["echo-1"]
+        depot.give(2, "free")
+        assert waiting.result(0) == "free"
+
+
 def test_calls_that_come_back_go_out_again_at_no_charge() -> None:
     with Depot() as depot:
         future = number_of_attempt.submit()

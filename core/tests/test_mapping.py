@@ -119,7 +119,9 @@ def test_what_is_walked_over(make: Callable[[list[int]], Any], lazy: bool) -> No
     assert rows(make([1, 2]), lazy=lazy) == [((1,), {}), ((2,), {})]
 
 
-@pytest.mark.parametrize("whole", ["ab", b"ab", bytearray(b"ab"), 5, None, 2.5, object, io.StringIO("a\nb"), print])
+@pytest.mark.parametrize(
+    "whole", ["ab", b"ab", bytearray(b"ab"), 5, None, 2.5, object, list, dict, str, io.StringIO("a\nb"), print]
+)
 def test_what_each_call_gets_whole(whole: Any) -> None:
     assert rows([1, 2], whole, name=whole) == [((1, whole), {"name": whole}), ((2, whole), {"name": whole})]
 
@@ -176,6 +178,13 @@ def test_errors_of_a_generator_are_the_generators() -> None:
     for lazy in (True, False):
         with pytest.raises(ValueError, match=r"^mine$"):
             rows(broken(), [1, 2], lazy=lazy)
+
+
+def test_errors_of_an_iterator_in_c_are_its_own() -> None:
+    for lazy in (True, False):
+        with pytest.raises(ValueError, match=r"^invalid literal") as caught:
+            rows(map(int, ["1", "x"]), lazy=lazy)
+        assert type(caught.value) is ValueError
 
 
 def test_a_failed_future_cannot_be_walked_over() -> None:

@@ -6,14 +6,15 @@ import gc
 import logging
 import random
 import threading
+import time
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
+import pytest
+
+from turnout import allow_failure, flow, task
 from turnout._timers import after
-
-if TYPE_CHECKING:
-    import pytest
 
 FAR = 10_000.0
 
@@ -117,17 +118,67 @@ def test_cancelling_lets_go_of_the_action_at_once() -> None:
     join_timers()
 
 
-def test_an_action_that_raises_is_logged_and_the_next_one_is_done(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_done_is_let_go_while_others_are_waited_for() -> None:
+    class Large:
+        def __init__(self) -> None:
+            self.done = threading.Event()
+
+        def act(self) -> None:
+            self.done.set()
+
+    keep = after(FAR, lambda: None)
+    large = Large()
+    alive, done = weakref.ref(large), large.done
+    after(0, large.act)
+    del large
+    assert done.wait(30)
+    deadline = time.monotonic() + 10  # the thread may still be in the action
+    while alive() is not None and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)
+    keep()
+    assert alive() is None
+    join_timers()
+
+
+@pytest.mark.parametrize("error", [ValueError("tick"), SystemExit(3), KeyboardInterrupt()], ids=repr)
+def test_an_action_that_raises_is_logged_and_the_next_one_is_done(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
     done = threading.Event()
 
     def explode() -> None:
-        raise ValueError("tick")
+        raise error
 
     with caplog.at_level(logging.ERROR, "turnout"):
         after(0, explode)
         after(0, done.set)
         assert done.wait(30)
     assert [record.getMessage() for record in caplog.records] == ["A timer's action raised."]
+    join_timers()
+
+
+def test_a_name_function_that_exits_ends_its_call_and_stops_no_timer() -> None:
+    def name() -> str:
+        raise SystemExit(3)
+
+    @task(timeout_seconds=0.05)
+    def slow() -> None:
+        time.sleep(0.3)
+
+    @task(task_run_name=name)
+    def named(value: Any) -> None: ...
+
+    @flow(task_runner="thread")
+    def main() -> BaseException | None:
+        # Its name is made when the other one is out of time: on the timers' thread.
+        return named.submit(allow_failure(slow.submit())).exception(30)
+
+    state = main(return_state=True)
+    assert "SystemExit: 3" in str(state.result())
+    done = threading.Event()
+    after(0, done.set)
+    assert done.wait(30)
     join_timers()
 
 

@@ -66,6 +66,11 @@ async def fetch(address: str) -> bytes:
 
 
 @task
+async def measure(text: str) -> int:
+    return len(text)
+
+
+@task
 def count(limit: int) -> Iterator[int]:
     yield from range(limit)
 
@@ -152,6 +157,19 @@ def test_submitting_gives_futures_of_the_result() -> None:
         assert_type(double.submit(1, return_state=True), State)
         future.add_done_callback(takes_future_of_float)
         assert future.result() == 2.0
+
+
+def test_submitting_async_tasks_gives_futures_of_what_they_return() -> None:
+    with Straight():
+        assert_type(measure.submit("abc"), TaskFuture[int])
+        assert_type(measure.map(["a", "bc"]), FutureList[int])
+        assert_type(measure.submit("abc", return_state=True), State)
+        assert_type(measure.with_options(retries=1).submit("abc"), TaskFuture[int])
+        assert_type(measure.submit("abc").result(), int)
+        assert measure.map(["a", "bc"]).result() == [1, 2]
+        lazy = measure.map(["abc"], lazy=True)
+        assert_type(lazy, LazyMap[int])
+        assert [future.result() for future in lazy] == [3]
 
 
 def takes_future_of_float(future: TaskFuture[float]) -> None:

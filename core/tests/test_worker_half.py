@@ -16,6 +16,7 @@ import pytest
 
 from turnout import (
     SerializationError,
+    Task,
     TaskFuture,
     allow_failure,
     get_run_context,
@@ -297,6 +298,37 @@ def test_an_exception_that_does_not_pickle_arrives_as_an_explanation(hall: Hall)
     assert isinstance(error_of(hall.run()), SerializationError)
 
 
+class Leaving:
+    def __reduce__(self) -> Any:
+        raise SystemExit(4)
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(4)
+
+
+@task
+def return_leaving() -> Leaving:
+    return Leaving()
+
+
+@task
+def raise_leaving() -> None:
+    raise ValueError(Leaving())
+
+
+@task
+def raise_unspeakable() -> None:
+    raise Unspeakable
+
+
+@pytest.mark.parametrize("call", [return_leaving, raise_leaving, raise_unspeakable], ids=lambda call: call.name)
+def test_an_outcome_that_exits_as_it_is_packed_is_a_failure(hall: Hall, call: Task[[], Any]) -> None:
+    call.submit()
+    assert [outcome.kind for outcome in hall.run()] == [STARTED, FAILURE]
+
+
 class OpensBadly:
     def __reduce__(self) -> Any:
         return explode_on_opening, ()
@@ -563,6 +595,39 @@ def test_cancelling_a_batch_ends_its_bodies_with_outcomes(hall: Hall) -> None:
     over = [outcome for outcome in outcomes if outcome.kind >= VALUE]
     assert sorted(outcome.index for outcome in over) == [0, 1]
     assert {type(decode(outcome.data)) for outcome in over} == {asyncio.CancelledError}
+
+
+def test_cancelling_a_batch_tells_no_outcome_twice(hall: Hall) -> None:
+    @task
+    async def quick() -> int:
+        return 1
+
+    @task
+    async def forever() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    quick.submit()
+    forever.submit()
+    batch = hall.together()
+    outcomes: list[Outcome] = []
+
+    async def main() -> None:
+        first_over = asyncio.Event()
+
+        def emit(news: Sequence[Outcome]) -> None:
+            outcomes.extend(news)
+            if any(outcome.kind >= VALUE for outcome in news):
+                first_over.set()
+
+        running = asyncio.create_task(run_batch_async(batch.body, batch.functions, batch.upstream, emit))
+        await first_over.wait()
+        running.cancel()
+        await asyncio.wait([running])
+
+    asyncio.run(main())
+    for sent in hall.batches:
+        hall.tell(sent, [Outcome(0, VALUE)])
+    assert sorted(outcome.index for outcome in outcomes if outcome.kind >= VALUE) == [0, 1]
 
 
 # What a worker says besides

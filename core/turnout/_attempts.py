@@ -18,6 +18,7 @@ from ._ending import (
     PENDING,
     RETRYING,
     RUNNING,
+    crash_of,
     give_name,
     run_hooks,
     settle,
@@ -171,17 +172,11 @@ def succeeded(call: Call, attempt: int, value: Any) -> Sequence[Call]:
 def failed(call: Call, attempt: int, error: BaseException) -> Sequence[Call]:
     """Try a call again whose body raised, or settle it; return what became ready."""
     if not isinstance(error, Exception):
-        return _crashed_by(call, attempt, error)
+        return settle(call, StateType.CRASHED, Failure(crash_of(call, error)), attempt)
     type_ = StateType.TIMED_OUT if isinstance(error, TaskRunTimeoutError) else StateType.FAILED
     if call.task.retries and _will_retry(call, attempt, error, type_):
         return ()
     return settle(call, type_, Failure(error), attempt)
-
-
-def _crashed_by(call: Call, attempt: int, error: BaseException) -> Sequence[Call]:
-    crash = CrashedRun(f"The body of {call.future.name} raised {brief(error)}, which ends a run as a crash does.")
-    crash.__cause__ = error
-    return settle(call, StateType.CRASHED, Failure(crash), attempt)
 
 
 def crashed(call: Call, attempt: int, cause: str) -> Sequence[Call]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import copy
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from ._context import RunContext, current_tags, seed_of
-from ._future import COMPLETED, FuturePart, TaskFuture
+from ._future import COMPLETED, FutureList, FuturePart, TaskFuture
 from ._serialization import PLAIN_TYPES
 from ._state import StateType
 from .runner import Batch
@@ -218,8 +219,8 @@ def find_futures(values: tuple[Any, ...] | list[Any]) -> dict[TaskFuture[Any], b
     """
     found: dict[TaskFuture[Any], bool] = {}
     special = False
-    # A container may stand inside of allow_failure and outside.
-    seen: set[tuple[int, bool]] = set()
+    # A container may stand inside of allow_failure and outside. Kept, so that its id stays its own.
+    seen: dict[tuple[int, bool], Any] = {}
     # A list, not recursion: arguments may be nested deeper than Python's stack.
     todo: list[tuple[Any, bool]] = [(value, False) for value in values]
     while todo:
@@ -239,7 +240,7 @@ def find_futures(values: tuple[Any, ...] | list[Any]) -> dict[TaskFuture[Any], b
         else:
             parts = _parts(value)
             if parts and (id(value), allowed) not in seen:
-                seen.add((id(value), allowed))
+                seen[id(value), allowed] = value
                 todo.extend((part, allowed) for part in parts if type(part) not in PLAIN)
     return found if found or special else None
 
@@ -251,107 +252,264 @@ def _parts(value: Any) -> list[Any] | None:
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [getattr(value, field.name) for field in dataclasses.fields(value) if hasattr(value, field.name)]
+        return [getattr(value, name) for name in _names(value)]
     return None
+
+
+def _names(value: Any) -> list[str]:
+    """Return the names of a dataclass's fields that are set."""
+    names = [field.name for field in dataclasses.fields(value)]
+    if isinstance(value, BaseException):
+        names.append("args")  # what it was made with
+    return [name for name in names if hasattr(value, name)]
 
 
 def replace(value: Any, resolve: Callable[[TaskFuture[Any], bool], Any]) -> Any:
     """Return a value with every future in it replaced by ``resolve(future, failure_allowed)``.
 
-    Containers in which nothing changes are returned as they are, not copied.
+    Containers in which nothing changes are returned as they are. The others are copied: once each, however often they
+    stand in the value, or in themselves.
+
+    Raises
+    ------
+    TypeError
+        If a container can't be copied, or can't hold what stands for a future.
     """
-    return _Replacement(resolve).of(value, allowed=False)
+    return _Replacement(resolve).of(value)
 
 
 def replace_arguments(
     args: tuple[Any, ...], kwargs: dict[str, Any], resolve: Callable[[TaskFuture[Any], bool], Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return arguments with every future in them replaced by ``resolve(future, failure_allowed)``."""
+    """Return arguments with every future in them replaced, as :func:`replace` does for a value that holds them all."""
     # Hot path: most futures stand alone as arguments, and need no walk.
     placed = []
+    replacement: _Replacement | None = None
     for value in args:
         cls = type(value)
         if cls is TaskFuture:
             placed.append(resolve(value, False))
+        elif cls in PLAIN:
+            placed.append(value)
         else:
-            placed.append(value if cls in PLAIN else replace(value, resolve))
-    return tuple(placed), {name: replace(value, resolve) for name, value in kwargs.items()} if kwargs else kwargs
+            replacement = replacement or _Replacement(resolve)
+            placed.append(replacement.of(value))
+    if not kwargs:
+        return tuple(placed), kwargs
+    replacement = replacement or _Replacement(resolve)
+    return tuple(placed), {name: replacement.of(value) for name, value in kwargs.items()}
+
+
+_WRAPPERS: Final = frozenset({unmapped, allow_failure})
+_REPLACED: Final = _WRAPPERS | {TaskFuture, FuturePart, quote}
+
+
+class _Container:
+    """A container that a walk has come to."""
+
+    __slots__ = ("allowed", "changes", "copy", "holders", "missing", "parts", "value")
+
+    def __init__(self, value: Any, allowed: bool, parts: list[Any]) -> None:
+        self.value = value
+        self.allowed = allowed
+        self.parts = parts
+        # What stands in its place: itself, unless something in it changes.
+        self.copy = value
+        self.changes = False
+        # Those that wait for its copy, each as often as it holds this one.
+        self.holders: list[_Container] = []
+        # For how many copies its own one waits.
+        self.missing = 0
 
 
 class _Replacement:
-    """One walk that builds values anew where futures stand in them."""
+    """Builds values anew where futures stand in them.
+
+    In three steps, without recursion and linear in the size of the values: find the containers, mark those in which
+    something changes, and copy these from the inside out. Of those that contain each other, one is put into the next
+    while it is still empty.
+    """
 
     def __init__(self, resolve: Callable[[TaskFuture[Any], bool], Any]) -> None:
         self.resolve = resolve
-        # Containers that the walk is inside of, by id: they may contain themselves.
-        self.inside: set[int] = set()
+        # A container may stand inside of allow_failure and outside.
+        self.known: dict[tuple[int, bool], _Container] = {}
 
-    def of(self, value: Any, allowed: bool) -> Any:
+    def of(self, value: Any) -> Any:
         cls = type(value)
         if cls in PLAIN:
             return value
         if cls is TaskFuture:
+            return self.resolve(value, False)
+        whole = _Container([value], False, [value])
+        self.copy(self.mark(self.find(whole)))
+        return whole.copy[0]
+
+    def find(self, whole: _Container) -> list[_Container]:
+        """Return the containers that have something to replace among their own parts."""
+        changed = []
+        todo = [whole]
+        while todo:
+            holder = todo.pop()
+            replaced = False
+            for part in holder.parts:
+                cls = type(part)
+                if cls in PLAIN:
+                    continue
+                if cls in _REPLACED:
+                    replaced = True
+                    if cls not in _WRAPPERS:
+                        continue
+                value, allowed = _unwrapped(part, holder.allowed)
+                inner = self.known.get((id(value), allowed))
+                if inner is None:
+                    parts = _parts(value)
+                    if not parts:
+                        continue
+                    inner = self.known[id(value), allowed] = _Container(value, allowed, parts)
+                    todo.append(inner)
+                if inner.copy is not inner.value:
+                    replaced = True  # in an argument before this one
+                inner.holders.append(holder)
+            if replaced:
+                holder.changes = True
+                changed.append(holder)
+        return changed
+
+    def mark(self, changed: list[_Container]) -> list[_Container]:
+        """Add the containers that hold one of these, however far inside."""
+        for container in changed:
+            for holder in container.holders:
+                holder.missing += 1
+                if not holder.changes:
+                    holder.changes = True
+                    changed.append(holder)
+        return changed
+
+    def copy(self, changed: list[_Container]) -> None:
+        for container in changed:
+            container.copy = _emptied(container.value)
+        self.fill([container for container in changed if not container.missing])
+        rings = [container for container in changed if container.missing and container.copy is not None]
+        # A dataclass may be hashed by its fields, so that it should not be put anywhere without them.
+        for container in sorted(rings, key=lambda ring: dataclasses.is_dataclass(ring.value)):
+            self.fill(_handed_out(container))
+
+    def fill(self, ready: list[_Container]) -> None:
+        while ready:
+            container = ready.pop()
+            parts = [self.part(part, container.allowed) for part in container.parts]
+            container.copy = _filled(container.copy, container.value, parts)
+            ready.extend(_handed_out(container))
+
+    def part(self, part: Any, allowed: bool) -> Any:
+        """Return what stands in the place of a container's part."""
+        cls = type(part)
+        if cls in PLAIN:
+            return part
+        if cls is TaskFuture:
+            return self.resolve(part, allowed)
+        value, allowed = _unwrapped(part, allowed)
+        cls = type(value)
+        if cls is TaskFuture:
             return self.resolve(value, allowed)
         if cls is FuturePart:
-            return self.part(value, allowed)
+            return self.part_of_future(value, allowed)
         if cls is quote:
             return value.value
-        if cls is allow_failure or cls is unmapped:
-            return self.of(value.value, allowed or cls is allow_failure)
-        if find_futures([value]) is None or id(value) in self.inside:
-            return value
-        self.inside.add(id(value))
-        try:
-            return self.container(value, allowed)
-        finally:
-            self.inside.discard(id(value))
+        container = self.known.get((id(value), allowed))
+        return value if container is None else container.copy
 
-    def part(self, part: FuturePart, allowed: bool) -> Any:
+    def part_of_future(self, part: FuturePart, allowed: bool) -> Any:
         whole = self.resolve(part.future, allowed)
         if part.future._type > StateType.CACHED:
             return whole  # an exception, which has no parts
         return Placeholder(whole.index, part.keys) if type(whole) is Placeholder else part.take(whole)
 
-    def container(self, value: Any, allowed: bool) -> Any:
-        if isinstance(value, dict):
-            items = [(self.of(key, allowed), self.of(item, allowed)) for key, item in value.items()]
-            return self.like(value, dict(items), items)
-        if isinstance(value, (list, set, frozenset)):
-            return self.like(value, None, [self.of(item, allowed) for item in value])
-        if isinstance(value, tuple):
-            parts = [self.of(item, allowed) for item in value]
-            make = getattr(type(value), "_make", None)  # named tuples are made from the parts themselves
-            return make(parts) if make else type(value)(parts)
-        return self.dataclass(value, allowed)
 
-    @staticmethod
-    def like(value: Any, exact: Any, parts: list[Any]) -> Any:
-        """Return a container of the same kind as another, with other parts."""
-        cls = type(value)
-        if cls is dict:
-            return exact
-        if cls in (list, set, frozenset):
-            return cls(parts)
-        copy = value.copy() if hasattr(value, "copy") else None
-        if copy is None or not hasattr(copy, "clear"):
-            return cls(parts)
-        copy.clear()
-        (copy.extend if isinstance(value, list) else copy.update)(parts)
-        return copy
+def _unwrapped(value: Any, allowed: bool) -> tuple[Any, bool]:
+    """Return a value without ``unmapped`` and ``allow_failure`` around it, and whether its failure is allowed."""
+    while (cls := type(value)) is allow_failure or cls is unmapped:
+        value, allowed = value.value, allowed or cls is allow_failure
+    return value, allowed
 
-    def dataclass(self, value: Any, allowed: bool) -> Any:
-        changes = {
-            field.name: self.of(getattr(value, field.name), allowed)
-            for field in dataclasses.fields(value)
-            if hasattr(value, field.name)
-        }
-        # Not dataclasses.replace: __init__ and __post_init__ may check or compute, and did so once already.
-        copy = object.__new__(type(value))
-        if hasattr(value, "__dict__"):
-            copy.__dict__.update(value.__dict__)
-        for name, changed in changes.items():
-            object.__setattr__(copy, name, changed)
-        return copy
+
+def _handed_out(container: _Container) -> list[_Container]:
+    """Return the containers whose last missing part this one was."""
+    ready = []
+    for holder in container.holders:
+        holder.missing -= 1
+        if not holder.missing:
+            ready.append(holder)
+    container.holders = []
+    return ready
+
+
+def _emptied(value: Any) -> Any:
+    """Return a copy of a container without its parts, or None for those that can't be filled later."""
+    cls = type(value)
+    if isinstance(value, (tuple, frozenset)):
+        return None
+    if cls in (list, dict, set):
+        return cls()
+    if isinstance(value, FutureList):
+        return []  # what a FutureList can do, it can do with futures
+    try:
+        if isinstance(value, (list, dict, set)):
+            made = copy.copy(value)
+            if made is value:
+                raise TypeError("its copy is itself")
+            made.clear()
+        else:
+            # Not dataclasses.replace: __init__ and __post_init__ may check or compute, and did so once already.
+            made = cls.__new__(cls)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+            _give_attributes(made, value)
+    except Exception as error:
+        raise _refused(value, error) from error
+    return made
+
+
+def _filled(made: Any, value: Any, parts: list[Any]) -> Any:
+    """Return the copy of a container with new parts, which are in the order of :func:`_parts`."""
+    try:
+        if isinstance(value, list):
+            made.extend(parts)
+        elif isinstance(value, dict):
+            half = len(parts) // 2
+            for key, item in zip(parts[:half], parts[half:], strict=True):
+                made[key] = item
+        elif isinstance(value, (tuple, frozenset)):
+            base: Any = tuple if isinstance(value, tuple) else frozenset
+            # Not by its own __new__, which may take other arguments, as that of a named tuple does.
+            made = base.__new__(type(value), parts)
+            _give_attributes(made, value)
+        elif isinstance(value, set):
+            made.update(parts)
+        else:
+            for name, part in zip(_names(value), parts, strict=True):
+                object.__setattr__(made, name, part)
+    except Exception as error:
+        raise _refused(value, error) from error
+    return made
+
+
+def _refused(value: Any, error: Exception) -> TypeError:
+    cls = type(value)
+    name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    return TypeError(
+        f"Can't put results in the place of the futures in a {name}: {type(error).__name__}: {error}. "
+        "Give the call the futures in a list, or wait for them first."
+    )
+
+
+def _give_attributes(made: Any, value: Any) -> None:
+    """Give a copy what an object has in its ``__dict__`` and in slots, also in those of its bases."""
+    state: Any = object.__getstate__(value)
+    attributes, slots = state if isinstance(state, tuple) else (state, None)
+    if attributes:
+        made.__dict__.update(attributes)
+    for name, attribute in (slots or {}).items():
+        object.__setattr__(made, name, attribute)
 
 
 class Placeholder:

@@ -7,12 +7,23 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from ._call import Call, Trouble, replace_arguments
-from ._future import CANCELLED, COMPLETED, UPSTREAM_FAILED, Failure, TaskFuture
+from ._future import CANCELLED, COMPLETED, UPSTREAM_FAILED, Failure, TaskFuture, brief
 from ._serialization import Parcel
 from ._state import State, StateType
 from ._waiting import LOCK, delivering, logged, outside
+from .errors import CrashedRun
 
-__all__ = ["TaskRun", "give_name", "run_hooks", "settle", "start", "task_run", "trouble_of", "value_or_error"]
+__all__ = [
+    "TaskRun",
+    "crash_of",
+    "give_name",
+    "run_hooks",
+    "settle",
+    "start",
+    "task_run",
+    "trouble_of",
+    "value_or_error",
+]
 
 PENDING: Final = StateType.PENDING
 RUNNING: Final = StateType.RUNNING
@@ -61,7 +72,9 @@ def settle(call: Call, type_: StateType, data: Any, attempt: int | None = None) 
             listeners, dependents = future._listeners, future._dependents
             future._listeners = future._dependents = None
             for dependent in dependents or ():
-                allowed = dependent.dependencies is not None and dependent.dependencies[future]
+                # Read once: the end of a dependent takes them away without the lock.
+                dependencies = dependent.dependencies
+                allowed = dependencies is not None and dependencies[future]
                 if type_ <= StateType.CACHED or (allowed and type_ is not CANCELLED):
                     dependent.pending -= 1
                     if not dependent.pending:
@@ -89,9 +102,17 @@ def give_name(call: Call) -> bool:
         call.future._name = call.task.name_of_run(args, kwargs)
     except BaseException as error:
         error.add_note(f"Raised while a name was made from task_run_name={call.task.run_name!r}.")
-        start(settle(call, StateType.FAILED, Failure(error)))
+        type_ = StateType.FAILED if isinstance(error, Exception) else StateType.CRASHED
+        start(settle(call, type_, Failure(error if isinstance(error, Exception) else crash_of(call, error))))
         return False
     return True
+
+
+def crash_of(call: Call, error: BaseException) -> CrashedRun:
+    """Return what a call ends with whose code raised what is no Exception, such as SystemExit."""
+    crash = CrashedRun(f"The body of {call.future.name} raised {brief(error)}, which ends a run as a crash does.")
+    crash.__cause__ = error
+    return crash
 
 
 def value_or_error(future: TaskFuture[Any], allowed: bool) -> Any:

@@ -9,8 +9,10 @@ from ._call import PLAIN, Call, Placeholder, replace_arguments
 from ._context import registered_values
 from ._failures import TravellingFailure, encode
 from ._forwarding import log_levels
+from ._future import brief
 from ._serialization import Parcel, dumps, explain, is_plain, pack_function
 from ._state import StateType
+from .errors import SerializationError
 from .runner import Batch
 from .worker import FlowInfo, Job, Shipment, this_process
 
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
     from ._future import TaskFuture
     from ._scopes import FlowScope
-    from .errors import SerializationError
 
 __all__ = ["PackedBatch", "PackedFunctions", "pack"]
 
@@ -100,8 +101,10 @@ def pack(calls: Sequence[Call], refuse: Callable[[Call, Exception], None]) -> Pa
             digest, blob = call.engine.backends.functions.of(call)
             arguments = _arguments(call, upstream)
             variables = _variables(call)
-        except Exception as error:
-            refuse(call, error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            refuse(call, error if isinstance(error, Exception) else _ended(call, error))
             continue
         functions[digest] = blob
         run = call.engine.flow_run
@@ -112,6 +115,12 @@ def pack(calls: Sequence[Call], refuse: Callable[[Call, Exception], None]) -> Pa
         return None
     shipment = Shipment(tuple(jobs), tuple(info for _, info in flows.values()), log_levels(), this_process())
     return PackedBatch(packed, dumps(shipment), functions, upstream)
+
+
+def _ended(call: Call, error: BaseException) -> SerializationError:
+    refusal = SerializationError(f"Task {call.future.name!r} can't be packed: {brief(error)} was raised on the way.")
+    refusal.__cause__ = error
+    return refusal
 
 
 def _info(run: FlowScope, run_id: str) -> FlowInfo:

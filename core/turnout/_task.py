@@ -27,7 +27,7 @@ __all__ = ["Task", "exponential_backoff", "task"]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
 Hook = Callable[["Task[..., Any]", "TaskRun", State], object]
@@ -37,7 +37,7 @@ RunnerChoice = TaskRunner | type[TaskRunner] | str
 _RESERVED = ("wait_for", "return_state")
 
 
-class Task(Generic[P, R]):
+class Task(Generic[P, R_co]):
     """A function whose calls can be submitted to a runner. Made by :func:`task`, whose parameters it takes.
 
     Calling a task runs it here and now. ``submit`` and ``map`` need a running flow, and return futures.
@@ -45,7 +45,7 @@ class Task(Generic[P, R]):
 
     def __init__(
         self,
-        fn: Callable[P, R],
+        fn: Callable[P, R_co],
         *,
         name: str | None = None,
         description: str | None = None,
@@ -112,7 +112,7 @@ class Task(Generic[P, R]):
         self.travels_alone = self.timeout_seconds is not None or bool(self.resources) or not self.batch
 
     @overload
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
     @overload
     def __call__(self, /, *args: Any, return_state: Literal[True], **kwargs: Any) -> State: ...
     def __call__(self, /, *args: Any, return_state: bool = False, **kwargs: Any) -> Any:  # type: ignore[misc]  # P has none
@@ -160,7 +160,7 @@ class Task(Generic[P, R]):
     @overload
     def submit(
         self, /, *args: Any, wait_for: Any = None, return_state: Literal[False] = False, **kwargs: Any
-    ) -> TaskFuture[R]: ...
+    ) -> TaskFuture[R_co]: ...
     def submit(self, /, *args: Any, wait_for: Any = None, return_state: bool = False, **kwargs: Any) -> Any:
         """Hand a call to the flow's runner, and return its future at once.
 
@@ -212,7 +212,17 @@ class Task(Generic[P, R]):
         return_state: Literal[False] = False,
         lazy: Literal[False] = False,
         **kwargs: Any,
-    ) -> FutureList[R]: ...
+    ) -> FutureList[R_co]: ...
+    @overload
+    def map(
+        self: Task[..., Coroutine[Any, Any, T]],
+        /,
+        *args: Any,
+        wait_for: Any = None,
+        return_state: Literal[False] = False,
+        lazy: Literal[True],
+        **kwargs: Any,
+    ) -> LazyMap[T]: ...
     @overload
     def map(
         self,
@@ -222,7 +232,7 @@ class Task(Generic[P, R]):
         return_state: Literal[False] = False,
         lazy: Literal[True],
         **kwargs: Any,
-    ) -> LazyMap[R]: ...
+    ) -> LazyMap[R_co]: ...
     def map(
         self, /, *args: Any, wait_for: Any = None, return_state: bool = False, lazy: bool = False, **kwargs: Any
     ) -> Any:
@@ -252,17 +262,17 @@ class Task(Generic[P, R]):
             raise no_context(self)
         calls = elements_of(self.name, args, kwargs, lazy=lazy)
 
-        def submit(call: tuple[tuple[Any, ...], dict[str, Any]]) -> TaskFuture[R]:
+        def submit(call: tuple[tuple[Any, ...], dict[str, Any]]) -> TaskFuture[R_co]:
             args, kwargs = call
-            future: TaskFuture[R] = self.submit(*args, wait_for=wait_for, **kwargs)
+            future: TaskFuture[R_co] = self.submit(*args, wait_for=wait_for, **kwargs)
             return future
 
         if lazy:
-            return LazyMap[R](submit, calls)
-        futures: FutureList[R] = FutureList(map(submit, calls))
+            return LazyMap[R_co](submit, calls)
+        futures: FutureList[R_co] = FutureList(map(submit, calls))
         return [_final_state(future) for future in futures] if return_state else futures
 
-    def with_options(self, **options: Any) -> Task[P, R]:
+    def with_options(self, **options: Any) -> Task[P, R_co]:
         """Return a copy with some of the parameters of :func:`task` changed.
 
         Examples
@@ -299,7 +309,7 @@ class Task(Generic[P, R]):
             "task_runner": self.task_runner,
         }
 
-    def _same_place(self, other: Task[P, R]) -> Task[P, R]:
+    def _same_place(self, other: Task[P, R_co]) -> Task[P, R_co]:
         other._binds, other._bound = self._binds, self._bound
         return other
 
@@ -322,9 +332,11 @@ class Task(Generic[P, R]):
 
     # Loose where a type checker can't tell a class method or static method from a function.
     @overload
-    def __get__(self, instance: None, owner: type | None = None) -> Task[..., R]: ...
+    def __get__(self, instance: None, owner: type | None = None) -> Task[..., R_co]: ...
     @overload
-    def __get__(self: Task[Concatenate[Any, Q], R], instance: object, owner: type | None = None) -> Task[Q, R]: ...
+    def __get__(
+        self: Task[Concatenate[Any, Q], R_co], instance: object, owner: type | None = None
+    ) -> Task[Q, R_co]: ...
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         if self._binds is staticmethod or (instance is None and self._binds is None):
             return self
@@ -446,7 +458,7 @@ def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
 
 
 @overload
-def task(fn: Callable[P, R], /, **options: Any) -> Task[P, R]: ...
+def task(fn: Callable[P, T], /, **options: Any) -> Task[P, T]: ...
 @overload
 def task(
     *,
@@ -468,7 +480,7 @@ def task(
     resources: Mapping[str, Any] | None = None,
     batch: bool = True,
     task_runner: RunnerChoice | None = None,
-) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+) -> Callable[[Callable[P, T]], Task[P, T]]: ...
 def task(fn: Any = None, /, **options: Any) -> Any:
     """Make a function a :class:`Task`, with or without arguments: ``@task``, ``@task(retries=2)``.
 

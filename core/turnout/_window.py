@@ -162,20 +162,31 @@ class WindowDispatcher(Dispatcher):
         return slots * 2 if prefetches else slots
 
     def _as_batch(self, calls: list[Call]) -> Batch | None:
-        if self.capabilities.in_process:
-            batch: Batch | None = calls[0]
-        else:
-            for call in calls:
-                call.attempt += 1
-            batch = pack(calls, self._refuse)
+        batch: Batch | None = calls[0] if self.capabilities.in_process else self._packed(calls)
+        if batch is None:
+            return None
         with self._lock:
-            if batch is None:
-                self._in_flight -= 1
-                self._quarantine = None
-                return None
             if self._quarantine is not None:
                 self._quarantine = batch
             self._sent.update(dict.fromkeys(batch.calls, batch))
+        return batch
+
+    def _packed(self, calls: list[Call]) -> PackedBatch | None:
+        for call in calls:
+            call.attempt += 1
+        batch = None
+        try:
+            batch = pack(calls, self._refuse)
+        except KeyboardInterrupt:
+            # Ctrl-C came while they were packed: they must not stay open, nor keep the room that they have.
+            for call in calls:
+                start(settle(call, StateType.CANCELLED, Failure()))
+            raise
+        finally:
+            if batch is None:
+                with self._lock:
+                    self._in_flight -= 1
+                    self._quarantine = None
         return batch
 
     def _refuse(self, call: Call, error: Exception) -> None:

@@ -279,6 +279,15 @@ def test_what_the_executor_cancels_by_itself_is_sent_again() -> None:
     assert len(desk.seen) == 6
 
 
+def test_what_an_executor_in_this_process_cancels_by_itself_is_sent_again() -> None:
+    desk = Desk()
+    with over(desk, pickle=False):
+        future = double.submit(1)
+        desk.slips.popleft().settle(None, concurrent.futures.CancelledError())
+        desk.run_all()
+        assert future.result(0) == 2
+
+
 def test_a_submit_that_raises_crashes_its_call_alone() -> None:
     class Moody(InSubmit):
         def submit(self, function: Callable[..., Any], *args: Any) -> Slip:
@@ -491,6 +500,24 @@ def test_a_body_out_of_time_does_not_hold_up_the_end(caplog: pytest.LogCaptureFi
     for thread in threading.enumerate():
         if thread.name.startswith("stuck"):
             thread.join(30)
+
+
+def test_a_pool_with_odd_futures_is_shut_down_though_one_is_stuck() -> None:
+    made: list[Desk] = []
+
+    def make() -> Desk:
+        made.append(Desk())
+        return made[-1]
+
+    @task(timeout_seconds=0.01)
+    def stuck() -> None: ...
+
+    @flow(task_runner=over(make))
+    def main() -> str:
+        return stuck.submit(return_state=True).name
+
+    assert main() == "TimedOut"
+    assert made[0].shutdowns == [False]
 
 
 def test_nothing_can_be_submitted_to_a_recipe() -> None:

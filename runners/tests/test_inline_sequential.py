@@ -11,7 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from turnout import TaskRunTimeoutError, flow, get_run_context, task
+import pytest
+
+from turnout import CrashedRun, TaskFuture, TaskRunTimeoutError, flow, get_run_context, task
 from turnout.runner import Batch, Capabilities, Host, TaskRunner
 from turnout_runners.sequential import SequentialTaskRunner
 
@@ -53,6 +55,20 @@ def in_threads(*functions: Callable[[], object]) -> None:
         assert not thread.is_alive()
     for problem in problems:
         raise problem
+
+
+def in_time(function: Callable[[], Any]) -> Any:
+    """Return what a function returns; fail if that takes too long."""
+    results: list[Any] = []
+
+    def act() -> None:
+        results.append(function())
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive(), "it hangs"
+    return results[0]
 
 
 # In the thread that submits
@@ -269,6 +285,24 @@ def test_no_thread_is_left() -> None:
         assert not thread.is_alive()
 
 
+def test_a_hook_that_submits_does_not_hang() -> None:
+    submitted: list[TaskFuture[Any]] = []
+
+    def hook(*_: Any) -> None:
+        submitted.append(echo.submit())  # hooks run outside of the flow: this raises, which is logged
+
+    @task(on_completion=[hook])
+    def work() -> int:
+        return 1
+
+    @flow(task_runner=SequentialTaskRunner())
+    def main() -> int:
+        return work.submit().result()
+
+    assert in_time(main) == 1
+    assert submitted == []
+
+
 # A stranger's inline runner, and the recipe
 
 
@@ -309,7 +343,30 @@ def test_a_strangers_inline_runner_gets_every_attempt() -> None:
     assert runner.count == 4
 
 
+class Refusing(Counting):
+    def submit(self, batch: Batch) -> None:
+        raise OSError("no paper")
+
+
+@pytest.mark.parametrize("timeout", [None, 600])
+def test_an_inline_runner_that_refuses_crashes_the_call(timeout: float | None) -> None:
+    @task(timeout_seconds=timeout)
+    def work() -> None: ...
+
+    def run() -> BaseException | None:
+        with Refusing():
+            return work.submit().exception(0)
+
+    error = in_time(run)
+    assert isinstance(error, CrashedRun)
+    assert "no paper" in str(error)
+
+
 def test_a_recipe_has_no_settings() -> None:
+    with pytest.raises(TypeError):
+        SequentialTaskRunner(max_workers=2)
+    with pytest.raises(TypeError):
+        SequentialTaskRunner(2)
     runner = SequentialTaskRunner()
     assert repr(runner) == "SequentialTaskRunner()"
     assert pickle.loads(pickle.dumps(runner)) == runner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import pickle
 import sys
 import threading
@@ -65,6 +66,11 @@ class Crew:
         blocked.load = self.submit(blocked.run)
         assert blocked.begun.wait(30)
         return blocked
+
+
+@task
+def echo(value: int) -> int:
+    return value
 
 
 class Blocked:
@@ -209,6 +215,24 @@ def test_a_recipe_has_no_threads_and_stops_all_the_same() -> None:
 def test_stopping_from_within_a_batch_does_not_wait_for_itself(hire: Hire) -> None:
     crew = hire(1)
     finish(crew.submit(crew.runner.stop))
+
+
+def test_a_thread_that_does_not_start_costs_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, refusals = threading.Thread.start, [1]
+
+    def start(self: threading.Thread) -> None:
+        if self.name == "crew-1" and refusals:
+            refusals.pop()
+            raise RuntimeError("can't start new thread")
+        real(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with ThreadPoolTaskRunner(1, "crew"):
+        first, second = echo.submit(1), echo.submit(2)
+        first.exception(0)
+        over = second.wait(10)
+        second.cancel()
+    assert over, "the slot serves the next call"
 
 
 # What runs next, and where
@@ -550,6 +574,41 @@ def test_a_body_can_ask_whether_to_stop() -> None:
 
     main()
     assert answers == [False, True]
+
+
+def cancel_while_others_submit() -> None:
+    @task
+    def spin() -> None:
+        while not cancelled():
+            pass
+
+    with ThreadPoolTaskRunner(1):
+        spinning = spin.submit()
+        queued = [echo.submit(number) for number in range(3000)]
+        over = threading.Event()
+
+        def feed() -> None:
+            while not over.is_set() and len(queued) < 20_000:
+                queued.append(echo.submit(0))
+
+        feeder = threading.Thread(target=contextvars.copy_context().run, args=(feed,))
+        feeder.start()
+        while len(queued) < 3010:
+            time.sleep(0)
+        try:
+            assert spinning.cancel()
+        finally:
+            over.set()
+            feeder.join()
+            spinning.cancel()
+            for future in reversed(queued):
+                future.cancel()
+
+
+@pytest.mark.usefixtures("busy_threads")
+def test_a_running_call_is_cancelled_while_other_threads_submit() -> None:
+    for _ in range(10):
+        cancel_while_others_submit()
 
 
 def test_a_stop_never_hits_the_next_call() -> None:
