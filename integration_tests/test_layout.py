@@ -25,6 +25,7 @@ FLOORS: Final = (
     "errors",
     "_state",
     "_timers",
+    "_locks",
     # What travels.
     "_parts",
     "_serialization",
@@ -88,7 +89,10 @@ CORE_OPTIONAL: Final = {"": {"pydantic"}, "testing": {"numpy"}}
 RUNNER_LIBRARIES: Final = {"dask": {"dask", "distributed"}, "ray": {"ray"}}
 
 # Has wire and workers of its own, so it packs values and failures by itself.
-INTIMATE: Final = {"process": {"turnout._failures", "turnout._serialization", "turnout._version"}}
+INTIMATE: Final = {
+    "process": {"turnout._failures", "turnout._serialization", "turnout._version"},
+    "thread": {"turnout._locks"},
+}
 
 
 class Import(NamedTuple):

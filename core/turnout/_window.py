@@ -16,6 +16,7 @@ from ._ending import PENDING, RETRYING, RUNNING, settle, start, trouble_of
 from ._failures import decode
 from ._forwarding import receive
 from ._future import COMPLETED, Failure
+from ._locks import PoliteLock
 from ._packing import PackedBatch, pack
 from ._serialization import Parcel, explain_load
 from ._state import StateType
@@ -44,7 +45,7 @@ class WindowDispatcher(Dispatcher):
         super().__init__(runner, runner.capabilities)
         self._backend = runner
         # Guards what follows; held for a few instructions only.
-        self._lock = threading.Lock()
+        self._lock = PoliteLock()
         self._queue: list[tuple[int, Call]] = []
         self._sent: dict[Call, Batch] = {}
         self._in_flight = 0

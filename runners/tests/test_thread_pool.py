@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from turnout import RunnerStoppedError, TaskFuture, cancelled, flow, task
+from turnout import RunnerStoppedError, TaskFuture, allow_failure, cancelled, flow, task
+from turnout._timers import after
 from turnout.runner import Batch, Host
 from turnout_runners.thread import ConcurrentTaskRunner, ThreadPoolTaskRunner
 
@@ -626,3 +627,26 @@ def test_a_stop_never_hits_the_next_call() -> None:
             assert second.result() == number + 1
 
     main()
+
+
+def test_a_name_function_that_exits_ends_its_call_and_stops_no_timer() -> None:
+    def name() -> str:
+        raise SystemExit(3)
+
+    @task(timeout_seconds=0.05)
+    def slow() -> None:
+        time.sleep(0.3)
+
+    @task(task_run_name=name)
+    def named(value: Any) -> None: ...
+
+    @flow(task_runner="thread")
+    def main() -> BaseException | None:
+        # Its name is made when the other one is out of time: on the timers' thread.
+        return named.submit(allow_failure(slow.submit())).exception(30)
+
+    state = main(return_state=True)
+    assert "SystemExit: 3" in str(state.result())
+    done = threading.Event()
+    after(0, done.set)
+    assert done.wait(30)

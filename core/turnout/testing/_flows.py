@@ -15,6 +15,7 @@ from turnout.errors import CrashedRun, UpstreamFailed
 from ._bodies import Pair, Point, add, crash, describe, fail, fail_until, gate, identity, note
 from ._flow_options import FlowOptionConformance
 from ._kit import Declare, Signals, until_retrying
+from ._open_calls import postponed
 from ._subflows import SubflowConformance
 
 if TYPE_CHECKING:
@@ -360,11 +361,11 @@ class FlowConformance(FlowOptionConformance, SubflowConformance):
 
         @flow(task_runner=one_slot)
         def bad() -> None:
+            # Calls are cancelled last first: when it is the turn of this one, all others have been told.
+            postponed(one_slot).add_done_callback(lambda _: signals.set("go"))
             gate.submit(signals)
             signals.wait("begun")
             queued.extend(note.submit(signals, "ran") for _ in range(30))
-            # Lets the running call go only once the others have been told.
-            queued[-1].add_done_callback(lambda _: signals.set("go"))
             raise KeyError("body")
 
         with pytest.raises(KeyError):

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from turnout._locks import PoliteLock
 from turnout.errors import RunnerStoppedError
 from turnout.runner import Batch, Capabilities, Host, TaskRunner, check_count
 
@@ -119,7 +120,7 @@ class _Pool:
     def __init__(self, host: Host, slots: int, prefix: str) -> None:
         self._execute = host.execute
         self._prefix = prefix
-        self._lock = threading.Lock()
+        self._lock = PoliteLock()
         # Batches as they are submitted come in order by themselves; those that became ready later are sorted in.
         self._fresh: deque[Batch] = deque()
         self._released: list[tuple[int, Batch]] = []
