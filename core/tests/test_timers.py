@@ -45,7 +45,12 @@ def test_an_action_is_done_on_a_thread_of_its_own() -> None:
 def test_actions_come_in_order_of_time_and_then_of_asking() -> None:
     held, gate, done = threading.Event(), threading.Event(), threading.Event()
     order: list[int] = []
-    after(0, lambda: (held.set(), gate.wait(30)))  # so that all are asked for before the first is done
+
+    def hold() -> None:
+        held.set()
+        gate.wait(30)
+
+    after(0, hold)  # so that all are asked for before the first is done
     assert held.wait(30)
     numbers = list(range(50))
     random.Random(3).shuffle(numbers)
