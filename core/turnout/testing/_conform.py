@@ -138,11 +138,13 @@ def _environment(report: Path) -> dict[str, str]:
 def read_reports(path: Path) -> dict[str, Report]:
     """Return the reports in a file that this plugin wrote, by the name of the test class."""
     lines = path.read_text().splitlines() if path.exists() else []
-    found: dict[str, dict[str, Row]] = {}
+    found: dict[str, dict[tuple[str, str], Row]] = {}
     for record in map(json.loads, lines):
         behaviours = found.setdefault(record["class"], {})
         row = _row(record)
-        behaviours[row.behaviour] = _worse(behaviours.get(row.behaviour, row), row)
+        # Behaviours of different guarantees may have the same words.
+        key = row.guarantee, row.behaviour
+        behaviours[key] = _worse(behaviours.get(key, row), row)
     return {name: Report(sorted(behaviours.values())) for name, behaviours in found.items()}
 
 
