@@ -27,7 +27,8 @@ def stop_body(call: Call) -> None:
         trouble.stop()
         return
     with LOCK:
-        if call.thread:
+        # A runner in this process may say that its bodies are not to be stopped.
+        if call.thread and call.dispatcher.can_stop:
             _interrupted.add(call.thread)
             _send(call.thread, Stop)
             call.thread = 0
