@@ -83,7 +83,7 @@ def _value(name: str, text: str, annotation: Any) -> Any:
     try:
         return convert(text, annotation)
     except (ValueError, RecursionError):
-        wanted = inspect.formatannotation(annotation)
+        wanted = _public(inspect.formatannotation(annotation))
         raise ValueError(f"parameter {name!r} is to be {wanted}, which {text!r} is not") from None
 
 
@@ -107,4 +107,9 @@ def _is_needed(parameter: inspect.Parameter) -> bool:
 
 
 def _taken(signature: inspect.Signature) -> str:
-    return f"It takes {str(signature)[1:-1]}" if signature.parameters else "It takes no parameters"
+    return f"It takes {_public(str(signature)[1:-1])}" if signature.parameters else "It takes no parameters"
+
+
+def _public(annotation: str) -> str:
+    # Python 3.13 says where it keeps the class, which is not where users import it from.
+    return annotation.replace("pathlib._local.", "pathlib.")
