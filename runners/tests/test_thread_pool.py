@@ -530,8 +530,8 @@ def test_a_body_in_python_is_stopped_and_its_thread_serves_on() -> None:
 
     @task
     def spin() -> None:
-        begun.set()
         try:
+            begun.set()
             while True:
                 pass
         finally:
@@ -560,8 +560,8 @@ def test_a_body_can_ask_whether_to_stop() -> None:
     @task
     def polite() -> None:
         answers.append(cancelled())
-        begun.set()
         try:
+            begun.set()
             assert asked.wait(30)
         finally:
             answers.append(cancelled())

@@ -282,8 +282,8 @@ class CancelConformance(Conformance):
         @task
         def asks() -> None:
             signals.note("asked", str(cancelled()))
-            signals.set("begun")
             try:
+                signals.set("begun")
                 signals.wait("go")
             finally:
                 signals.note("asked", str(cancelled()))

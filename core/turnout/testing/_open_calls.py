@@ -74,8 +74,9 @@ def _second_time(signals: Signals, value: object = None) -> object:
 def until_stopped(signals: Signals) -> str:
     """Set "begun", wait for "go", and set "ended" however the wait ends."""
     signals.note("pid", str(os.getpid()))
-    signals.set("begun")
     try:
+        # Inside: whoever waits for it may have the body stopped before it comes to the next line.
+        signals.set("begun")
         signals.wait("go")
     finally:
         signals.set("ended")

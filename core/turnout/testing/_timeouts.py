@@ -215,8 +215,8 @@ class TimeoutConformance(Conformance):
 
         @task(timeout_seconds=0.2)
         async def slow() -> None:
-            signals.note("pid", str(os.getpid()))
             try:
+                signals.note("pid", str(os.getpid()))
                 while not signals.is_set("go"):  # noqa: ASYNC110 - set by another process
                     await asyncio.sleep(0.005)
             finally:
@@ -235,8 +235,8 @@ class TimeoutConformance(Conformance):
 
         @task(timeout_seconds=0.5)
         def asks() -> None:
-            signals.note("asked", str(cancelled()))
             try:
+                signals.note("asked", str(cancelled()))
                 signals.wait("go")
             finally:
                 signals.note("asked", str(cancelled()))
