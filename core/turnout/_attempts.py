@@ -47,13 +47,14 @@ def execute(call: Call) -> Sequence[Call]:
     Hot path. Never raises.
     """
     future = call.future
-    with LOCK:
-        if future._type is not PENDING and future._type is not RETRYING:
-            return ()
-        future._type = RUNNING
-        call.thread = threading.get_ident()
-        call.attempt = attempt = call.attempt + 1
     try:
+        # Inside: from the release of the lock on, a Stop may come.
+        with LOCK:
+            if future._type is not PENDING and future._type is not RETRYING:
+                return ()
+            future._type = RUNNING
+            call.thread = threading.get_ident()
+            call.attempt = attempt = call.attempt + 1
         if call.task.is_watched:
             began(call, attempt)
         try:
@@ -94,7 +95,8 @@ def execute(call: Call) -> Sequence[Call]:
                 engine.emptied()
         return _mine(ready, call) if ready else ()
     except Stop:
-        # It was sent while the body ran and landed after its end; whoever sent it made the call final before.
+        # It was sent while the body ran, and landed before its beginning or after its end; whoever sent it made the call
+        # final before.
         return came_late(call)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from turnout import RunnerStoppedError, TaskFuture, allow_failure, cancelled, flow, task
+from turnout import RunnerStoppedError, TaskFuture, _attempts, allow_failure, cancelled, flow, task
 from turnout._timers import after
 from turnout.runner import Batch, Host
 from turnout_runners.thread import ConcurrentTaskRunner, ThreadPoolTaskRunner
@@ -627,6 +627,50 @@ def test_a_stop_never_hits_the_next_call() -> None:
             assert second.result() == number + 1
 
     main()
+
+
+class StopsAtRelease:
+    """The engine's lock, but at its first release the call that runs is cancelled, so that a Stop lands there."""
+
+    def __init__(self, lock: Any, cancel: Callable[[], object]) -> None:
+        self._lock = lock
+        self._cancel: Callable[[], object] | None = cancel
+
+    def __enter__(self) -> Any:
+        return self._lock.__enter__()
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self._lock.__exit__(*exc_info)
+        cancel, self._cancel = self._cancel, None
+        if cancel is not None:
+            cancel()
+
+
+def test_a_stop_that_comes_before_the_body_begins_ends_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    @task
+    def never() -> None:
+        raise AssertionError("it was cancelled before")
+
+    @task
+    def after() -> str:
+        return "served"
+
+    @flow(task_runner=ThreadPoolTaskRunner(1))
+    def main() -> Any:
+        submitted = threading.Event()
+
+        def cancel() -> None:
+            assert submitted.wait(30)
+            assert doomed.cancel()
+
+        monkeypatch.setattr(_attempts, "LOCK", StopsAtRelease(_attempts.LOCK, cancel))
+        doomed = never.submit()
+        submitted.set()
+        assert doomed.wait(30)
+        assert doomed.cancelled()
+        return after.submit().result(30)
+
+    assert main() == "served"
 
 
 def test_a_name_function_that_exits_ends_its_call_and_stops_no_timer() -> None:
