@@ -26,6 +26,8 @@ FLOORS: Final = (
     "_state",
     "_timers",
     "_locks",
+    "_stop",
+    "_resources",
     # What travels.
     "_parts",
     "_serialization",

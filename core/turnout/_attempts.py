@@ -29,8 +29,9 @@ from ._ending import (
 )
 from ._failures import without_own_frames
 from ._future import COMPLETED, Failure, brief, summary
-from ._interrupts import Stop, came_late, stop_body
+from ._interrupts import came_late, stop_body
 from ._state import State, StateType
+from ._stop import Stop
 from ._timers import after
 from ._waiting import LOCK, delivering, logged
 from .errors import CrashedRun, TaskRunTimeoutError
@@ -95,8 +96,8 @@ def execute(call: Call) -> Sequence[Call]:
                 engine.emptied()
         return _mine(ready, call) if ready else ()
     except Stop:
-        # It was sent while the body ran, and landed before its beginning or after its end; whoever sent it made the call
-        # final before.
+        # It was sent to the body, and landed before its beginning or after its end; whoever sent it made the call final
+        # before.
         return came_late(call)
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from ._call import Call, Trouble, replace_arguments
-from ._future import CANCELLED, COMPLETED, UPSTREAM_FAILED, Failure, TaskFuture, brief
-from ._serialization import Parcel
+from ._future import CANCELLED, COMPLETED, PACKED, UPSTREAM_FAILED, Failure, TaskFuture, brief
 from ._state import State, StateType
 from ._waiting import LOCK, delivering, logged, outside
 from .errors import CrashedRun
@@ -117,7 +116,7 @@ def crash_of(call: Call, error: BaseException) -> CrashedRun:
 
 def value_or_error(future: TaskFuture[Any], allowed: bool) -> Any:
     """Return what a future that is over stands for in arguments."""
-    if future._type is COMPLETED and type(future._data) is not Parcel:  # hot path
+    if future._type is COMPLETED and type(future._data) not in PACKED:  # hot path
         return future._data
     return future._value() if future._type <= StateType.CACHED else future._error()
 

@@ -21,7 +21,7 @@ from ._context import TASK_RUNS, Scope
 from ._ending import RUNNING, give_name, run_hooks, settle, start, task_run
 from ._future import CANCELLED, COMPLETED, UPSTREAM_FAILED, Failure, TaskFuture, summary
 from ._interrupts import stop_body
-from ._scopes import FlowScope, calls_around, next_index
+from ._scopes import FlowScope, calls_around, next_index, remote_around
 from ._state import State, StateType
 from ._waiting import LOCK, wait_for_gate
 from .errors import MissingContextError
@@ -297,6 +297,9 @@ class Engine:
         slots = contextlib.ExitStack()
         for dispatcher, call in around.items():
             slots.enter_context(dispatcher.waiting(call))
+        remote = remote_around(scope) if self.in_worker else None
+        if remote is not None:
+            slots.enter_context(remote.waiting())
         return slots
 
     def join(self, timeout: float | None = None) -> bool:

@@ -18,10 +18,11 @@ from ._context import FLOW_RUNS, current_scope
 from ._ending import run_hooks
 from ._engine import Engine
 from ._future import TaskFuture, summary
-from ._interrupts import Stop, interrupt
+from ._interrupts import interrupt
 from ._prints import prints_logged
 from ._scopes import FlowScope, next_index
 from ._state import State, StateType
+from ._stop import Stop
 from .errors import CancelledRun, FlowRunTimeoutError
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 from ._serialization import Parcel
 from ._state import State, StateType
 from ._waiting import LOCK, countdown, delivering, logged, outside, wait_for_gate
-from .errors import CancelledRun, SerializationError, UpstreamFailed
+from .errors import CancelledRun, CrashedRun, SerializationError, UpstreamFailed
+from .runner import Stored
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ._context import Scope
     from ._task import Task
 
-__all__ = ["Failure", "FutureList", "FuturePart", "TaskFuture"]
+__all__ = ["PACKED", "Failure", "FutureList", "FuturePart", "TaskFuture"]
 
 R = TypeVar("R")
 
@@ -29,6 +30,9 @@ R = TypeVar("R")
 COMPLETED: Final = StateType.COMPLETED
 UPSTREAM_FAILED: Final = StateType.UPSTREAM_FAILED
 CANCELLED: Final = StateType.CANCELLED
+
+PACKED: Final = frozenset({Parcel, Stored})
+"""What a result is until somebody asks for it."""
 
 logger = logging.getLogger("turnout")
 
@@ -83,7 +87,7 @@ class TaskFuture(Generic[R]):
 
     # The record that the engine keeps while the call is not final; None from then on, so that arguments can go.
     _call: Call | None
-    # The result (a Parcel while it is still packed), or a Failure. Meaningless before the call is final.
+    # The result (packed until somebody asks for it), or a Failure. Meaningless before the call is final.
     _data: Any
     _dependents: list[Call] | None
     _listeners: list[Callable[[], object]] | None
@@ -142,7 +146,7 @@ class TaskFuture(Generic[R]):
             self._wait(timeout)
         if self._type is COMPLETED:
             data = self._data
-            return data if type(data) is not Parcel else self._value()
+            return data if type(data) not in PACKED else self._value()
         return self._other_result()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -280,15 +284,20 @@ class TaskFuture(Generic[R]):
         if type_ < COMPLETED:
             return State(type_, None, timestamp)
         if type_ <= StateType.CACHED:
-            return State(type_, None, timestamp, self._value() if type(data) is Parcel else data)
+            return State(type_, None, timestamp, self._value() if type(data) in PACKED else data)
         error = self._error(look=look)
         return State(type_, summary(error, type_), timestamp, error)
 
     def _value(self) -> R:
         """Return the result of a completed call, unpacked if it has not been."""
         data = self._data
-        if type(data) is not Parcel:
+        if type(data) not in PACKED:
             return data  # type: ignore[no-any-return]
+        if type(data) is Stored:
+            try:
+                data = data.fetch()
+            except Exception as error:
+                raise CrashedRun(f"The result of {self.name} is lost: {brief(error)}") from error
         try:
             value: R = data.load()
         except Exception as error:

@@ -7,13 +7,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from ._call import Call
+from ._stop import Stop, send
 from ._waiting import LOCK
 
-__all__ = ["Stop", "body_ended", "came_late", "interrupt", "stop_body"]
-
-
-class Stop(BaseException):
-    """Raised in the thread of a body that is cancelled or out of time. Users see it only if they catch everything."""
+__all__ = ["body_ended", "came_late", "interrupt", "stop_body"]
 
 
 # Threads to which Stop was sent. It may not have arrived when the body ends.
@@ -30,7 +27,7 @@ def stop_body(call: Call) -> None:
         # A runner in this process may say that its bodies are not to be stopped.
         if call.thread and call.dispatcher.can_stop:
             _interrupted.add(call.thread)
-            _send(call.thread, Stop)
+            send(call.thread, Stop)
             call.thread = 0
     call.dispatcher.abandon(call)
 
@@ -43,7 +40,7 @@ def came_late(call: Call) -> Sequence[Call]:
             call.thread = 0
         if thread in _interrupted:
             _interrupted.discard(thread)
-            _send(thread, None)
+            send(thread, None)
     body_ended(call)
     return ()
 
@@ -58,11 +55,4 @@ def body_ended(call: Call) -> None:
 def interrupt(thread: threading.Thread) -> None:
     """Ask a thread that runs a flow's body, and nothing after it, to stop."""
     if thread.ident is not None and thread.is_alive():
-        _send(thread.ident, Stop)
-
-
-def _send(thread: int, exception: type[BaseException] | None) -> None:
-    """Have an exception raised in a thread at its next step in Python code, or take back one not yet raised."""
-    import ctypes  # a slow import, for something seldom
-
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), exception and ctypes.py_object(exception))
+        send(thread.ident, Stop)

@@ -13,7 +13,7 @@ from ._future import brief
 from ._serialization import Parcel, dumps, explain, is_plain, pack_function
 from ._state import StateType
 from .errors import SerializationError
-from .runner import Batch
+from .runner import Batch, Stored, TaskRunner
 from .worker import FlowInfo, Job, Shipment, this_process
 
 if TYPE_CHECKING:
@@ -28,7 +28,20 @@ __all__ = ["PackedBatch", "PackedFunctions", "pack"]
 class PackedBatch(Batch):
     """A batch for a worker in another process."""
 
-    __slots__ = ("attempts", "body", "calls", "functions", "handle", "is_aside", "is_async", "left", "seq", "upstream")
+    __slots__ = (
+        "attempts",
+        "body",
+        "calls",
+        "functions",
+        "is_aside",
+        "is_async",
+        "left",
+        "may_stay",
+        "options",
+        "resources",
+        "seq",
+        "upstream",
+    )
 
     def __init__(
         self, calls: Sequence[Call], body: Parcel, functions: Mapping[bytes, bytes], upstream: Sequence[Any]
@@ -41,12 +54,14 @@ class PackedBatch(Batch):
         self.body = body
         self.functions = functions
         self.upstream = upstream
+        self.may_stay = all(call.task.crash_retries for call in calls)
+        # Calls of tasks that have any travel alone.
+        self.resources = calls[0].task.resources
+        self.options = calls[0].task.runner_options
         # Outcomes of these attempts are wanted; what comes of earlier ones is too late.
         self.attempts = [call.attempt for call in calls]
         # Which calls have no last outcome yet.
         self.left = set(range(len(calls)))
-        # What the runner's submit returned.
-        self.handle: object = None
 
 
 class PackedFunctions:
@@ -154,7 +169,7 @@ def _job(
 def _arguments(call: Call, upstream: list[Any]) -> Parcel | tuple[tuple[Any, ...], dict[str, Any]]:
     args, kwargs = call.args, call.kwargs
     if call.dependencies is not None:
-        args, kwargs = replace_arguments(args, kwargs, _placer(upstream))
+        args, kwargs = replace_arguments(args, kwargs, _placer(upstream, call.dispatcher.runner))
     if all(map(is_plain, args)) and all(map(is_plain, kwargs.values())):
         return args, kwargs
     try:
@@ -163,7 +178,7 @@ def _arguments(call: Call, upstream: list[Any]) -> Parcel | tuple[tuple[Any, ...
         raise _explained(call, args, kwargs, error) from error
 
 
-def _placer(upstream: list[Any]) -> Callable[[TaskFuture[Any], bool], Any]:
+def _placer(upstream: list[Any], runner: TaskRunner | None) -> Callable[[TaskFuture[Any], bool], Any]:
     """Return what stands in for futures: small results themselves, placeholders for what travels beside."""
     places: dict[TaskFuture[Any], Placeholder] = {}
 
@@ -174,15 +189,18 @@ def _placer(upstream: list[Any]) -> Callable[[TaskFuture[Any], bool], Any]:
         if future not in places:
             # Each call gets entries of its own: what one unpacks and changes, another of the batch must not see.
             places[future] = Placeholder(len(upstream))
-            upstream.append(_parcelled(future, value))
+            upstream.append(_parcelled(future, value, runner))
         return places[future]
 
     return place
 
 
-def _parcelled(future: TaskFuture[Any], value: Any) -> Parcel | TravellingFailure:
+def _parcelled(future: TaskFuture[Any], value: Any, runner: TaskRunner | None) -> Parcel | Stored | TravellingFailure:
     if future._type > StateType.CACHED:
         return TravellingFailure(encode(future._error(), f"task {future.name!r}"))
+    if type(value) is Stored:
+        # From worker to worker, if it stays with its runner; else by way of the driver.
+        return value if value.runner is runner and value.handle is not None else value.fetch()
     return value if type(value) is Parcel else _dumped(future, value)
 
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from ._call import Call
 from ._context import RunContext, Scope, current_tags, seed_of
+from .worker import RemoteScope
 
 if TYPE_CHECKING:
     from ._engine import Engine
 
-__all__ = ["FlowScope", "calls_around", "next_index"]
+__all__ = ["FlowScope", "calls_around", "next_index", "remote_around"]
 
 
 class FlowScope:
@@ -73,6 +74,13 @@ def calls_around(scope: Scope | None) -> Iterator[Call]:
             scope = scope.scope
         else:
             scope = scope.parent if isinstance(scope, FlowScope) else None
+
+
+def remote_around(scope: Scope | None) -> RemoteScope | None:
+    """Return the call of another process that a scope is inside of, if this process is a worker."""
+    while scope is not None and not isinstance(scope, RemoteScope):
+        scope = scope.scope if isinstance(scope, Call) else scope.parent if isinstance(scope, FlowScope) else None
+    return scope
 
 
 def next_index(scope: Scope, name: str) -> int:

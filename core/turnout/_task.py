@@ -15,6 +15,7 @@ from ._engine import Engine, no_context
 from ._future import FutureList
 from ._loops import call_here_async
 from ._map import LazyMap, elements_of
+from ._resources import normalized
 from ._serialization import found_at, reference_of
 from ._state import State, StateType
 from .runner import TaskRunner
@@ -35,6 +36,7 @@ Delays = float | Sequence[float] | Callable[[int], float | Sequence[float]]
 RunnerChoice = TaskRunner | type[TaskRunner] | str
 
 _RESERVED = ("wait_for", "return_state")
+_OPTIONS = "_options"
 
 
 class Task(Generic[P, R_co]):
@@ -65,6 +67,7 @@ class Task(Generic[P, R_co]):
         resources: Mapping[str, Any] | None = None,
         batch: bool = True,
         task_runner: RunnerChoice | None = None,
+        **runner_options: Mapping[str, Any],
     ) -> None:
         self._binds: type | None = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
         function: Callable[..., Any] = fn.__func__ if isinstance(fn, (classmethod, staticmethod)) else fn
@@ -88,9 +91,10 @@ class Task(Generic[P, R_co]):
         self.on_failure_hooks = list(on_failure)
         self.on_running_hooks = list(on_running)
         self.crash_retries = _not_negative("crash_retries", crash_retries)
-        self.resources = dict(resources or {})
+        self.resources = normalized(resources or {}, f"task {self.name!r}")
         self.batch = batch
         self.task_runner = task_runner
+        self.runner_options = _by_runner(runner_options)
         self.is_async = _is_async(function)
         # What comes before the arguments: the instance or class of a method.
         self._bound: tuple[Any, ...] = ()
@@ -109,7 +113,8 @@ class Task(Generic[P, R_co]):
         """Remember what the engine has to know on its hot path."""
         self.has_hooks = bool(self.on_completion_hooks or self.on_failure_hooks)
         self.is_watched = self.timeout_seconds is not None or bool(self.on_running_hooks)
-        self.travels_alone = self.timeout_seconds is not None or bool(self.resources) or not self.batch
+        self.has_needs = bool(self.resources or self.runner_options)
+        self.travels_alone = self.timeout_seconds is not None or self.has_needs or not self.batch
 
     @overload
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
@@ -307,6 +312,7 @@ class Task(Generic[P, R_co]):
             "resources": self.resources,
             "batch": self.batch,
             "task_runner": self.task_runner,
+            **{f"{word}{_OPTIONS}": options for word, options in self.runner_options.items()},
         }
 
     def _same_place(self, other: Task[P, R_co]) -> Task[P, R_co]:
@@ -457,6 +463,21 @@ def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
     return delays
 
 
+def _by_runner(options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what a task says to particular runners, by their words."""
+    for name, value in options.items():
+        word = name.removesuffix(_OPTIONS)
+        if word in ("", name):
+            import difflib
+
+            near = difflib.get_close_matches(name, inspect.signature(Task.__init__).parameters, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"@task has no option {name!r}.{hint}")
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{name}={value!r}: give a dictionary of options for the runner {word!r}.")
+    return {name.removesuffix(_OPTIONS): dict(value) for name, value in options.items()}
+
+
 @overload
 def task(fn: Callable[P, T], /, **options: Any) -> Task[P, T]: ...
 @overload
@@ -480,6 +501,7 @@ def task(
     resources: Mapping[str, Any] | None = None,
     batch: bool = True,
     task_runner: RunnerChoice | None = None,
+    **runner_options: Mapping[str, Any],
 ) -> Callable[[Callable[P, T]], Task[P, T]]: ...
 def task(fn: Any = None, /, **options: Any) -> Any:
     """Make a function a :class:`Task`, with or without arguments: ``@task``, ``@task(retries=2)``.
@@ -519,6 +541,8 @@ def task(fn: Any = None, /, **options: Any) -> Any:
         False: calls never travel together with others.
     task_runner
         Where the calls run, if not where the flow's others do: a runner, its class, or a word such as ``"process"``.
+    **runner_options
+        What only one runner understands, under its word: ``dask_options={"priority": 1}``. The others pass over it.
 
     Examples
     --------

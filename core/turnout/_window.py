@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
@@ -20,8 +21,8 @@ from ._locks import PoliteLock
 from ._packing import PackedBatch, pack
 from ._serialization import Parcel, explain_load
 from ._state import StateType
-from ._waiting import LOCK, delivering
-from .runner import Batch, Host, Outcome, OutcomeKind, TaskRunner
+from ._waiting import LOCK, delivering, logged
+from .runner import Batch, Host, Outcome, OutcomeKind, Stored, TaskRunner
 
 __all__ = ["WindowDispatcher"]
 
@@ -57,6 +58,8 @@ class WindowDispatcher(Dispatcher):
         self._sending = threading.RLock()
         self._is_sending = False
         self._more = False
+        # Values that are still with the runner.
+        self._stored: weakref.WeakSet[Stored] = weakref.WeakSet()
 
     def host(self) -> Host:
         return Host(execute=self._run_here, report=self.report)
@@ -76,6 +79,15 @@ class WindowDispatcher(Dispatcher):
                 heapq.heappush(self._queue, (call.seq, call))
         # One call more needs one batch more at most. The thread of a user's code shall not be kept to serve others.
         self._send(everything=False)
+
+    def stop(self) -> None:
+        # Whoever still has their futures may ask for them when the backend is gone.
+        with self._lock:
+            stored = list(self._stored)
+        for value in stored:
+            with logged("A result of %d bytes is lost with the backend that had it.", value.nbytes):
+                value.leave()
+        super().stop()
 
     def abandon(self, call: Call) -> None:
         with self._lock:
@@ -199,12 +211,9 @@ class WindowDispatcher(Dispatcher):
             for call, attempt in zip(batch.calls, batch.attempts, strict=True):
                 self._begin(call, attempt)
         try:
-            handle = self._backend.submit(batch)
+            self._backend.submit(batch)
         except Exception as error:
             self._give_up(batch, error)
-        else:
-            if isinstance(batch, PackedBatch):
-                batch.handle = handle
         for call in batch.calls:
             # Cancelled between taking and sending: the runner did not know of it then.
             if call.future._type >= COMPLETED:
@@ -305,6 +314,9 @@ class WindowDispatcher(Dispatcher):
         return self._again(call, attempt, suspect=kind is OutcomeKind.LOST)
 
     def _value(self, call: Call, attempt: int, data: Any) -> Sequence[Call]:
+        if type(data) is Stored:
+            with self._lock:
+                self._stored.add(data)
         if isinstance(data, Parcel) and data.nbytes <= _SMALL:
             try:
                 data = data.load()

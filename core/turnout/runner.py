@@ -11,17 +11,18 @@ import abc
 import contextlib
 import enum
 import inspect
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from .errors import RunnerOptionError
+from .errors import RunnerOptionError, RunnerStoppedError
 
 if TYPE_CHECKING:
     from ._call import Call
     from ._serialization import Parcel
 
-__all__ = ["Batch", "Capabilities", "Host", "Outcome", "OutcomeKind", "TaskRunner", "check_count"]
+__all__ = ["Batch", "Capabilities", "Host", "Outcome", "OutcomeKind", "Stored", "TaskRunner", "check_count"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,6 @@ class Capabilities:
     keeps_order
         Takes any number of batches at once and starts them in order of ``seq``. Other runners get no more than fit, and
         the engine keeps the queue.
-    orders_dependencies
-        The backend orders calls by itself, given the handles that ``submit`` returned.
     cancel
         What happens to the body of a running call that is cancelled or out of time: ``"none"`` (it runs on and keeps
         its slot), ``"cooperative"`` (it is asked to stop; Python code stops, C code runs on), ``"kill"`` (it stops).
@@ -54,6 +53,8 @@ class Capabilities:
     nested
         Where calls submitted by a task run: on the same runner (``"shared"``) or in the task's worker
         (``"in_place"``).
+    explains_crashes
+        The cause of a crash names the signal or exit code that ended the worker; elsewhere, no more than the worker.
     streams
         Log records, prints and the start of a call are told while the batch runs, not at its end.
     shared_memory
@@ -65,10 +66,10 @@ class Capabilities:
     in_process: bool = False
     inline: bool = False
     keeps_order: bool = False
-    orders_dependencies: bool = False
     cancel: Literal["none", "cooperative", "kill"] = "none"
     frees_slot: bool = False
     isolates_crashes: bool = True
+    explains_crashes: bool = True
     async_aside: bool = False
     at_most_once: bool = True
     nested: Literal["shared", "in_place"] = "in_place"
@@ -85,7 +86,7 @@ class OutcomeKind(enum.IntEnum):
     RECORD = 1
     """``data`` is something for the driver's logging, warnings or standard streams."""
     VALUE = 2
-    """The body returned ``data``."""
+    """The body returned ``data``; a runner may put a :class:`Stored` there for a value that it left on its worker."""
     FAILURE = 3
     """The body raised ``data``, an encoded exception."""
     CRASHED = 4
@@ -111,6 +112,60 @@ class Outcome(NamedTuple):  # a tuple, because it pickles small and fast
     """Failures of nested calls at whose outcome the body never looked."""
 
 
+class Stored:
+    """A result that stayed on the backend: reported instead of a value, and given back as one of ``Batch.upstream``.
+
+    The value can go when nobody holds this object any more.
+
+    Parameters
+    ----------
+    runner
+        The runner that has it.
+    handle
+        What the backend knows it by.
+    nbytes
+        Its size, in bytes.
+    """
+
+    __slots__ = ("__weakref__", "_lock", "_parcel", "handle", "nbytes", "runner")
+
+    def __init__(self, runner: TaskRunner, handle: Any, nbytes: int) -> None:
+        self.runner = runner
+        self.handle = handle
+        self.nbytes = nbytes
+        self._parcel: Parcel | None = None
+        self._lock = threading.Lock()
+
+    def fetch(self) -> Parcel:
+        """Return the value, brought here once and for all.
+
+        Raises
+        ------
+        Exception
+            Whatever the runner's ``fetch`` raises: the value may be lost with its worker.
+        """
+        with self._lock:
+            if self._parcel is None:
+                if self.handle is None:
+                    raise RunnerStoppedError(f"it was stored by {self.runner!r}, which has been stopped since")
+                self._parcel = self.runner.fetch(self)
+            return self._parcel
+
+    def leave(self) -> None:
+        """Bring the value here, because the backend is about to stop: its handle is worth nothing from then on."""
+        try:
+            self.fetch()
+        finally:
+            self.handle = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # On its way to another runner's worker.
+        return self.fetch().__reduce_ex__(5)
+
+    def __repr__(self) -> str:
+        return f"<Stored value of {self.nbytes} bytes>"
+
+
 class Batch:
     """One or more calls in order of submission: the unit that a runner is handed.
 
@@ -132,7 +187,13 @@ class Batch:
     functions: Mapping[bytes, bytes]
     """The packed functions that the calls name, by digest. A worker that has run one keeps it: send each once."""
     upstream: Sequence[Any]
-    """What the calls need from earlier ones: parcels, or handles that ``submit`` returned for earlier batches."""
+    """What the calls need from earlier ones: parcels, failures, or :class:`Stored` values of this very runner."""
+    may_stay: bool
+    """Whether large results may stay on the worker: if they are lost with it, the calls may run again."""
+    resources: Mapping[str, float]
+    """What the batch needs of one worker: ``cpu``, ``memory`` (bytes), ``gpu`` and names of the user's own."""
+    options: Mapping[str, Mapping[str, Any]]
+    """What the task says to particular runners, by their words: ``@task(dask_options={...})`` is under ``"dask"``."""
 
 
 class Host(NamedTuple):
@@ -196,7 +257,7 @@ class TaskRunner(abc.ABC):
 
     @abc.abstractmethod
     def submit(self, batch: Batch) -> object:
-        """Take a batch, and return a handle to its result for backends that order by themselves, else None.
+        """Take a batch; what is returned is of no account.
 
         Never waits for a slot or for another batch (save for inline runners), and may be called from any thread, but
         never from two at once. If it raises, the batch's calls are Crashed with that exception.
@@ -210,6 +271,16 @@ class TaskRunner(abc.ABC):
         """
         return False
 
+    def fetch(self, stored: Stored) -> Parcel:
+        """Bring a value here that the runner reported as :class:`Stored`; may wait, and be called from any thread.
+
+        Raises
+        ------
+        Exception
+            If the value can't be had any more.
+        """
+        raise NotImplementedError(f"{self!r} stores no values")
+
     def waiting(self) -> contextlib.AbstractContextManager[object]:
         """Return a context in which the calling thread, which runs a batch, gives its slot to others.
 
@@ -221,7 +292,8 @@ class TaskRunner(abc.ABC):
     def stop(self) -> None:
         """Stop what ``start`` started, and nothing else. Twice is fine, and so is a backend that never came up.
 
-        No batch is under way, save such as were cancelled or out of time and can't be stopped.
+        No batch is under way, save such as were cancelled or out of time and can't be stopped; and every stored value
+        that somebody still holds has been fetched.
         """
 
     def __enter__(self) -> Self:

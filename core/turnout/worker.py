@@ -22,13 +22,15 @@ from ._failures import TravellingFailure, encode, without_own_frames
 from ._forwarding import forwarding
 from ._prints import prints_logged
 from ._serialization import PLAIN_TYPES, Parcel, dumps, explain, explain_load, is_plain, load_function
+from ._stop import Stop, Stopper, send
 from .errors import SerializationError
 from .runner import Outcome, OutcomeKind
 
 if TYPE_CHECKING:
     from ._engine import Engine
+    from .runner import TaskRunner
 
-__all__ = ["FlowInfo", "Job", "Shipment", "call_body", "run_batch"]
+__all__ = ["FlowInfo", "Job", "Shipment", "Stopper", "call_body", "run_batch", "run_batch_async"]
 
 Emit = Callable[[Sequence[Outcome]], None]
 
@@ -83,7 +85,16 @@ def this_process() -> tuple[int, str]:
     return os.getpid(), _TOKEN
 
 
-def run_batch(body: Parcel, functions: Mapping[bytes, bytes], upstream: Sequence[Any], emit: Emit) -> None:
+def run_batch(
+    body: Parcel,
+    functions: Mapping[bytes, bytes],
+    upstream: Sequence[Any],
+    emit: Emit,
+    *,
+    stopper: Stopper | None = None,
+    nested: TaskRunner | None = None,
+    context: contextvars.Context | None = None,
+) -> None:
     """Run the calls of a batch in this thread, in order; async calls that stand side by side run together.
 
     Parameters
@@ -91,15 +102,23 @@ def run_batch(body: Parcel, functions: Mapping[bytes, bytes], upstream: Sequence
     body, functions, upstream
         As in :class:`turnout.runner.Batch`. Functions that this process has run before may be missing.
     emit
-        Takes outcomes as they come: ``STARTED`` before each call, ``RECORD`` for what it logs, then ``VALUE`` or
+        Takes outcomes as they come: ``STARTED`` before each body (not before its arguments and its module are loaded,
+        which shall not count as its time), ``RECORD`` for what it logs, then ``VALUE`` or
         ``FAILURE``. Called in any thread that logs, so it must be thread-safe.
+    stopper
+        Asks the bodies to stop when another thread wants that; for runners with ``cancel="cooperative"``.
+    nested
+        Where calls run that the bodies submit, for runners with ``nested="shared"``; by default, here and now. Its
+        ``waiting`` is entered when a body waits for them.
+    context
+        What each body finds set, in a copy of its own; by default, nothing.
 
     Notes
     -----
     Nothing that a call does is raised here: every ``BaseException`` of a body, and everything that can't be unpacked
     or packed, is the outcome of its call.
     """
-    _Runs(body.load(), functions, upstream, emit).run()
+    _Runs(body.load(), functions, upstream, emit, stopper, nested, context or contextvars.Context()).run()
 
 
 async def run_batch_async(body: Parcel, functions: Mapping[bytes, bytes], upstream: Sequence[Any], emit: Emit) -> None:
@@ -108,19 +127,29 @@ async def run_batch_async(body: Parcel, functions: Mapping[bytes, bytes], upstre
     For workers that have an event loop for any number of such batches. Parameters as for :func:`run_batch`. Cancelling
     it cancels the bodies.
     """
-    await _Runs(body.load(), functions, upstream, emit).run_together()
+    await _Runs(body.load(), functions, upstream, emit, None, None, contextvars.Context()).run_together()
 
 
 class _Runs:
     """One batch under way."""
 
     def __init__(
-        self, shipment: Shipment, functions: Mapping[bytes, bytes], upstream: Sequence[Any], emit: Emit
+        self,
+        shipment: Shipment,
+        functions: Mapping[bytes, bytes],
+        upstream: Sequence[Any],
+        emit: Emit,
+        stopper: Stopper | None,
+        nested: TaskRunner | None,
+        context: contextvars.Context,
     ) -> None:
         self.shipment = shipment
         self.functions = functions
         self.upstream = upstream
         self.emit = emit
+        self.stopper = stopper
+        self.nested = nested
+        self.context = context
         # The call to which records belong that come from threads without a context.
         self.current = 0
 
@@ -148,7 +177,7 @@ class _Runs:
         scope = current_scope.get()
         if isinstance(scope, RemoteScope):
             # Several batches may run side by side on an event loop: to each its own.
-            scope.emit([Outcome(scope.index, OutcomeKind.RECORD, message)])
+            scope.runs.emit([Outcome(scope.index, OutcomeKind.RECORD, message)])
         else:
             self.emit([Outcome(self.current, OutcomeKind.RECORD, message)])
 
@@ -161,10 +190,12 @@ class _Runs:
         return max(1, last - first)
 
     def run_one(self, index: int) -> None:
+        if self.asked_to_stop():
+            self.emit([Outcome(index, OutcomeKind.RETURNED)])
+            return
         self.current = index
-        self.emit([Outcome(index, OutcomeKind.STARTED)])
         # A context of its own: what a body sets must not reach the next one.
-        self.emit([contextvars.Context().run(self.attempt, index)])
+        self.emit([self.context.copy().run(self.attempt, index)])
 
     def attempt(self, index: int) -> Outcome:
         job = self.shipment.jobs[index]
@@ -172,7 +203,13 @@ class _Runs:
         begin = time.perf_counter()
         try:
             function, args, kwargs = self.unpack(job)
-            value = call_body(function, args, kwargs, scope)
+            self.emit([Outcome(index, OutcomeKind.STARTED)])
+            begin = time.perf_counter()
+            if self.stopper is None:
+                value = call_body(function, args, kwargs, scope)
+            else:
+                with self.stopper.body(scope.stop_in(threading.get_ident())):
+                    value = call_body(function, args, kwargs, scope)
         except BaseException as error:
             return self.failure(index, scope, error, begin)
         return self.value(index, scope, value, begin)
@@ -180,17 +217,25 @@ class _Runs:
     async def run_async(self, indices: Sequence[int]) -> None:
         import asyncio
 
-        self.emit([Outcome(index, OutcomeKind.STARTED) for index in indices])
-        pending = {asyncio.create_task(self.attempt_async(index), context=contextvars.Context()) for index in indices}
+        me, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert me is not None, "coroutines run in tasks"
+        pending = {asyncio.create_task(self.attempt_async(index), context=self.context.copy()) for index in indices}
         try:
-            while pending:
-                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                self.emit([task.result() for task in done])
-        except asyncio.CancelledError:
+            with self.stopped_by(lambda: loop.call_soon_threadsafe(me.cancel)):
+                while pending:
+                    done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                    self.emit([task.result() for task in done])
+        except (asyncio.CancelledError, Stop):
             for task in pending:
                 task.cancel()
             # Bodies end as they do otherwise, with an outcome: whoever reported the batch waits for one.
             self.emit(list(await asyncio.gather(*pending)))
+
+    def asked_to_stop(self) -> bool:
+        return self.stopper is not None and self.stopper.asked
+
+    def stopped_by(self, stop: Callable[[], object]) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.stopper is None else self.stopper.body(stop)
 
     async def attempt_async(self, index: int) -> Outcome:
         job = self.shipment.jobs[index]
@@ -198,6 +243,8 @@ class _Runs:
         begin = time.perf_counter()
         try:
             function, args, kwargs = self.unpack(job)
+            self.emit([Outcome(index, OutcomeKind.STARTED)])
+            begin = time.perf_counter()
             value = await call_async_body(function, args, kwargs, scope)
         except BaseException as error:
             return self.failure(index, scope, error, begin)
@@ -205,7 +252,7 @@ class _Runs:
 
     def enter(self, index: int) -> RemoteScope:
         job = self.shipment.jobs[index]
-        scope = RemoteScope(index, job, self.shipment.flows[job.flow], self.emit)
+        scope = RemoteScope(index, job, self.shipment.flows[job.flow], self)
         current_scope.set(scope)
         current_tags.set(job.tags)
         return scope
@@ -288,12 +335,12 @@ def _loop() -> Any:
 
 
 class RemoteScope:
-    """A call on a worker, as the scope of what it submits: nested calls run here, in order."""
+    """A call on a worker, as the scope of what it submits."""
 
-    __slots__ = ("_engine", "counters", "emit", "flow", "index", "job", "log_prints")
+    __slots__ = ("_engine", "counters", "flow", "index", "job", "log_prints", "runs")
 
-    def __init__(self, index: int, job: Job, flow: FlowInfo, emit: Emit) -> None:
-        self.emit = emit
+    def __init__(self, index: int, job: Job, flow: FlowInfo, runs: _Runs) -> None:
+        self.runs = runs
         self.index = index
         self.job = job
         self.flow = flow
@@ -308,7 +355,7 @@ class RemoteScope:
             # Most tasks submit nothing. They shall not pay for loading an engine.
             from ._nested import nested_engine
 
-            self._engine = nested_engine(self.flow)
+            self._engine = nested_engine(self.flow, self.runs.nested)
         return self._engine
 
     @property
@@ -337,8 +384,23 @@ class RemoteScope:
         )
 
     def asked_to_stop(self) -> bool:
-        """Return False: workers are not asked, they are ended."""
-        return False
+        """Return whether the batch has been asked to stop."""
+        return self.runs.asked_to_stop()
+
+    def stop_in(self, thread: int) -> Callable[[], None]:
+        """Return what stops the body, which runs in this thread, and what it submitted."""
+
+        def stop() -> None:
+            send(thread, Stop)
+            if self._engine is not None:
+                # The thread may be waiting for one of them.
+                self._engine.cancel_all()
+
+        return stop
+
+    def waiting(self) -> contextlib.AbstractContextManager[object]:
+        """Return a context in which the body waits, and its slot may serve others."""
+        return contextlib.nullcontext() if self.runs.nested is None else self.runs.nested.waiting()
 
     def end(self) -> tuple[Any, ...]:
         """Wait for nested calls, and return the failures at which nobody looked."""

@@ -14,6 +14,7 @@ import pytest
 
 from turnout import RunnerStoppedError, TaskFuture, _attempts, allow_failure, cancelled, flow, task
 from turnout._timers import after
+from turnout._waiting import LOCK
 from turnout.runner import Batch, Host
 from turnout_runners.thread import ConcurrentTaskRunner, ThreadPoolTaskRunner
 
@@ -663,7 +664,7 @@ def test_a_stop_that_comes_before_the_body_begins_ends_no_thread(monkeypatch: py
             assert submitted.wait(30)
             assert doomed.cancel()
 
-        monkeypatch.setattr(_attempts, "LOCK", StopsAtRelease(_attempts.LOCK, cancel))
+        monkeypatch.setattr(_attempts, "LOCK", StopsAtRelease(LOCK, cancel))
         doomed = never.submit()
         submitted.set()
         assert doomed.wait(30)

@@ -63,10 +63,10 @@ class CrashConformance(Conformance):
             assert isinstance(error, CrashedRun)
             assert future.state.type is StateType.CRASHED
             assert "die-0" in str(error)
-            if runner.capabilities.isolates_crashes:
+            if runner.capabilities.explains_crashes:
                 assert cause in str(error)
             else:
-                declared("isolates_crashes: the backend does not tell how the worker died")
+                declared("explains_crashes: the backend does not tell how the worker died")
 
     def test_R3_tried_again_three_times_by_default(
         self, runner: TaskRunner, signals: Signals, declared: Declare

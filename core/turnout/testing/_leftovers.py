@@ -112,7 +112,11 @@ class LeftoverConformance(Conformance):
             declared("in_process: there is no worker that could die")
             _leaves_nothing(fresh_runner, lambda: _ignore(add.submit(1, 2).result()))
             return
-        _leaves_nothing(fresh_runner, lambda: _ignore(die.with_options(crash_retries=1).submit("kill").exception()))
+        breaks = not fresh_runner.capabilities.isolates_crashes
+        if breaks:
+            declared("isolates_crashes: a pool that breaks may keep what it had open")
+        doomed = die.with_options(crash_retries=1)
+        _leaves_nothing(fresh_runner, lambda: _ignore(doomed.submit("kill").exception()), breaks=breaks)
 
     def test_L3_base_exceptions_leave_nothing(self, fresh_runner: TaskRunner) -> None:
         """Nor after flows in whose body the user pressed Ctrl-C."""
@@ -241,8 +245,13 @@ def note_pid_and_stay(signals: Signals, _: object) -> None:
     time.sleep(100)
 
 
-def _leaves_nothing(runner: TaskRunner, body: Callable[[], None], raises: type[BaseException] | None = None) -> None:
-    """Run a body as a flow, twice more after a first time, and compare what the process holds."""
+def _leaves_nothing(
+    runner: TaskRunner, body: Callable[[], None], raises: type[BaseException] | None = None, *, breaks: bool = False
+) -> None:
+    """Run a body as a flow, twice more after a first time, and compare what the process holds.
+
+    With ``breaks`` the body breaks a pool of somebody else's, whose files and memory are not looked at then.
+    """
     main = flow(task_runner=runner)(body)
 
     def run() -> None:
@@ -259,10 +268,16 @@ def _leaves_nothing(runner: TaskRunner, body: Callable[[], None], raises: type[B
     assert [name for name in before.beyond(at_first) if name.startswith("thread turnout")] == []
     run()
     run()
+
+    def left() -> list[str]:
+        names = Footprint.now().beyond(before)
+        # loky 3.5 keeps a pipe and a semaphore of each pool that broke: nothing that we could close.
+        return [name for name in names if not (breaks and name.startswith(("file", "memory")))]
+
     # A pool of somebody else's may let go of what it had a little later than it says.
     with contextlib.suppress(TimeoutError):
-        eventually(lambda: runner.capabilities.ends_with_driver or not Footprint.now().beyond(before), timeout=10)
-    assert Footprint.now().beyond(before) == []
+        eventually(lambda: runner.capabilities.ends_with_driver or not left(), timeout=10)
+    assert left() == []
 
 
 def _fresh_signals(directory: Path, number: int) -> Signals:

@@ -63,9 +63,9 @@ class TimeoutConformance(Conformance):
             with runner:
                 future = note_time_and_spin.with_options(timeout_seconds=0.1).submit(signals)
                 future.exception()
-                # Where nobody tells that a body begins, its time may be up before it does.
-                signals.wait_count("time", 1)
                 signals.set("go")
+            if not signals.count("time"):
+                continue  # its time was up before its first line
             lateness.append(future.state.timestamp - float(signals.notes("time")[0]) - 0.1)
             if lateness[-1] <= 0.5:
                 return

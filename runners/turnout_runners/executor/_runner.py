@@ -25,7 +25,9 @@ logger = logging.getLogger("turnout")
 
 Factory = Callable[..., Executor]
 
-_OTHER_PROCESS: Final = Capabilities(isolates_crashes=False, at_most_once=False, ends_with_driver=False)
+_OTHER_PROCESS: Final = Capabilities(
+    isolates_crashes=False, explains_crashes=False, at_most_once=False, ends_with_driver=False
+)
 # The engine itself asks a body in this process to stop.
 _SAME_PROCESS: Final = dataclasses.replace(
     _OTHER_PROCESS, in_process=True, cancel="cooperative", streams=True, ends_with_driver=True

@@ -1,0 +1,64 @@
+"""Asking bodies to stop: the exception that is raised in their threads, and how it gets there."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+__all__ = ["Stop", "Stopper", "send"]
+
+
+class Stop(BaseException):
+    """Raised in the thread of a body that is cancelled or out of time. Users see it only if they catch everything."""
+
+
+class Stopper:
+    """Lets any thread ask the bodies of a batch to stop that run in another one: those under way, and those to come.
+
+    Python code stops at its next step; C code, such as ``time.sleep``, when it returns.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        """Whether the bodies have been asked to stop."""
+        self._lock = threading.Lock()
+        self._stop: Callable[[], object] | None = None
+
+    def ask(self) -> None:
+        """Ask the bodies to stop. Twice is once."""
+        with self._lock:
+            if self.asked:
+                return
+            self.asked = True
+            if self._stop is not None:
+                self._stop()
+
+    @contextlib.contextmanager
+    def body(self, stop: Callable[[], object]) -> Iterator[None]:
+        """Let what runs in this context be stopped by ``stop``, which is called once at most, and in any thread.
+
+        Raises
+        ------
+        Stop
+            If the bodies were asked to stop before.
+        """
+        with self._lock:
+            if self.asked:
+                raise Stop
+            self._stop = stop
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._stop = None
+                if self.asked:
+                    # A Stop may not have arrived yet, and must not hit what comes after.
+                    send(threading.get_ident(), None)  # type: ignore[unreachable]  # another thread sets it
+
+
+def send(thread: int, exception: type[BaseException] | None) -> None:
+    """Have an exception raised in a thread at its next step in Python code, or take back one not yet raised."""
+    import ctypes  # a slow import, for something seldom
+
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), exception and ctypes.py_object(exception))
