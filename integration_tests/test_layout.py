@@ -35,6 +35,7 @@ FLOORS: Final = (
     "_tracebacks",
     "_failures",
     # The contract, and how a word leads to who keeps it.
+    "_cluster",
     "runner",
     "_options",
     "_installed",
@@ -90,8 +91,24 @@ CORE_LIBRARIES: Final = {
 CORE_OPTIONAL: Final = {"": {"pydantic"}, "testing": {"numpy"}}
 RUNNER_LIBRARIES: Final = {"dask": {"dask", "distributed"}, "ray": {"ray"}}
 
-# Has wire and workers of its own, so it packs values and failures by itself.
+# Those with workers of their own pack values and failures by themselves.
 INTIMATE: Final = {
+    "dask": {
+        "turnout._cluster",
+        "turnout._failures",
+        "turnout._resources",
+        "turnout._serialization",
+        "turnout._stop",
+        "turnout._version",
+    },
+    "ray": {
+        "turnout._cluster",
+        "turnout._failures",
+        "turnout._resources",
+        "turnout._serialization",
+        "turnout._stop",
+        "turnout._version",
+    },
     "process": {"turnout._failures", "turnout._serialization", "turnout._version"},
     "thread": {"turnout._locks"},
 }

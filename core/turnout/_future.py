@@ -290,21 +290,22 @@ class TaskFuture(Generic[R]):
 
     def _value(self) -> R:
         """Return the result of a completed call, unpacked if it has not been."""
-        data = self._data
-        if type(data) not in PACKED:
-            return data  # type: ignore[no-any-return]
-        if type(data) is Stored:
+        packed = self._data
+        if type(packed) not in PACKED:
+            return packed  # type: ignore[no-any-return]
+        parcel = packed
+        if type(packed) is Stored:
             try:
-                data = data.fetch()
+                parcel = packed.fetch()
             except Exception as error:
                 raise CrashedRun(f"The result of {self.name} is lost: {brief(error)}") from error
         try:
-            value: R = data.load()
+            value: R = parcel.load()
         except Exception as error:
             raise SerializationError(f"The result of {self.name!r} can't be unpacked here: {error!r}") from error
         with LOCK:
             # Somebody else may have unpacked it meanwhile; all must see one object.
-            if self._data is data:
+            if self._data is packed:
                 self._data = value
             return self._data  # type: ignore[no-any-return]
 

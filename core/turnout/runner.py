@@ -131,7 +131,7 @@ class Stored:
 
     def __init__(self, runner: TaskRunner, handle: Any, nbytes: int) -> None:
         self.runner = runner
-        self.handle = handle
+        self.handle: Any = handle
         self.nbytes = nbytes
         self._parcel: Parcel | None = None
         self._lock = threading.Lock()

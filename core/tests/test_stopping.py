@@ -1,0 +1,232 @@
+"""Bodies in a worker that are asked to stop, and calls that they submit to a runner of the worker's own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from turnout import Task, cancelled, flow, task
+from turnout._packing import pack
+from turnout._stop import Stop, send
+from turnout.runner import Batch, Capabilities, Host, Outcome, OutcomeKind, TaskRunner
+from turnout.worker import Stopper, run_batch
+
+
+class Keeper(TaskRunner):
+    """Keeps what it is given."""
+
+    capabilities = Capabilities(streams=True)
+
+    def start(self, host: Host) -> None:
+        self.host = host
+        self.batches: list[Batch] = []
+
+    def slots(self) -> int:
+        return 100
+
+    def submit(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+    def stop(self) -> None:
+        pass
+
+
+class Inside(TaskRunner):
+    """What a worker offers for nested calls: runs them at once in the thread that submits, and counts who waits."""
+
+    capabilities = Capabilities(streams=True, nested="shared")
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.waits = 0
+        self.starts = 0
+
+    def start(self, host: Host) -> None:
+        self.host = host
+        self.starts += 1
+
+    def slots(self) -> int:
+        return 1
+
+    def submit(self, batch: Batch) -> None:
+        self.sent += 1
+
+        def run() -> None:
+            time.sleep(0.05)
+            run_batch(batch.body, batch.functions, batch.upstream, lambda outcomes: self.host.report(batch, outcomes))
+
+        threading.Thread(target=run).start()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        self.waits += 1
+        yield
+
+    def stop(self) -> None:
+        self.starts -= 1
+
+
+def outcomes_of(
+    one: Task[..., Any], *args: Any, stopper: Stopper | None = None, count: int = 1, **kwargs: Any
+) -> list[Outcome]:
+    """Run calls of a task as a worker does, as one batch, and return the outcomes."""
+    outcomes: list[Outcome] = []
+    keeper = Keeper()
+
+    @flow(task_runner=keeper)
+    def main() -> None:
+        futures = [one.submit(*args) for _ in range(count)]
+        batch = pack([call for sent in keeper.batches for call in sent.calls], lambda call, error: None)
+        assert batch is not None
+        run_batch(batch.body, batch.functions, batch.upstream, outcomes.extend, stopper=stopper, **kwargs)
+        for sent in keeper.batches:
+            keeper.host.report(sent, [Outcome(0, OutcomeKind.VALUE)])
+        assert [future.result() for future in futures] == [None] * count
+
+    main()
+    return outcomes
+
+
+def kinds(outcomes: list[Outcome]) -> list[OutcomeKind]:
+    return [outcome.kind for outcome in outcomes]
+
+
+def when(begun: threading.Event, action: Callable[[], object]) -> threading.Thread:
+    def act() -> None:
+        assert begun.wait(30)
+        action()
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    return thread
+
+
+BEGUN = threading.Event()
+ANSWERS: list[Any] = []
+VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    BEGUN.clear()
+    ANSWERS.clear()
+
+
+def test_a_body_that_is_asked_stops_and_those_after_it_never_begin() -> None:
+    @task
+    def spin() -> None:
+        here: Any = sys.modules[__name__]
+
+        try:
+            here.BEGUN.set()
+            while True:
+                time.sleep(0.001)
+        finally:
+            here.ANSWERS.append(cancelled())
+
+    stopper = Stopper()
+    thread = when(BEGUN, stopper.ask)
+    outcomes = outcomes_of(spin, stopper=stopper, count=3)
+    thread.join()
+    assert kinds(outcomes) == [OutcomeKind.STARTED, OutcomeKind.FAILURE, OutcomeKind.RETURNED, OutcomeKind.RETURNED]
+    assert ANSWERS == [True]
+
+
+def test_async_bodies_that_are_asked_stop_where_they_await() -> None:
+    @task
+    async def nap() -> None:
+        here: Any = sys.modules[__name__]
+
+        try:
+            here.BEGUN.set()
+            await asyncio.sleep(100)
+        finally:
+            here.ANSWERS.append(cancelled())
+
+    stopper = Stopper()
+    thread = when(BEGUN, stopper.ask)
+    outcomes = outcomes_of(nap, stopper=stopper, count=2)
+    thread.join()
+    assert sorted(kinds(outcomes)) == [OutcomeKind.STARTED] * 2 + [OutcomeKind.FAILURE] * 2
+    assert ANSWERS == [True, True]
+
+
+def test_a_stop_that_comes_too_late_hits_nothing() -> None:
+    for _ in range(300):
+        stopper = Stopper()
+        asker = threading.Thread(target=stopper.ask)
+        with contextlib.suppress(Stop):
+            thread = threading.get_ident()
+            with stopper.body(lambda thread=thread: send(thread, Stop)):  # type: ignore[misc]
+                asker.start()
+        asker.join()
+        # A Stop on its way would be raised here.
+        assert sum(range(100)) == 4950
+
+
+def test_bodies_see_the_context_that_the_runner_gives_and_change_only_their_copies() -> None:
+    @task
+    def look() -> None:
+        here: Any = sys.modules[__name__]
+
+        here.ANSWERS.append(here.VARIABLE.get())
+        here.VARIABLE.set("changed")
+
+    context = contextvars.copy_context()
+    context.run(VARIABLE.set, "given")
+    outcomes_of(look, count=2, context=context)
+    assert ANSWERS == ["given", "given"]
+    ANSWERS.clear()
+    outcomes_of(look)
+    assert ANSWERS == ["unset"]
+
+
+def test_nested_calls_go_to_the_runner_of_the_worker_and_the_body_waits_out_of_its_slot() -> None:
+    @task
+    def inner(number: int) -> int:
+        return number * 2
+
+    @task
+    def outer() -> None:
+        here: Any = sys.modules[__name__]
+
+        here.ANSWERS.extend(inner.map([1, 2, 3]).result())
+
+    inside = Inside()
+    outcomes = outcomes_of(outer, nested=inside)
+    assert kinds(outcomes) == [OutcomeKind.STARTED, OutcomeKind.VALUE]
+    assert ANSWERS == [2, 4, 6]
+    assert inside.sent == 3
+    assert inside.waits >= 1
+    assert inside.starts == 0, "it is stopped when the last call that used it is over"
+
+
+def test_a_body_that_waits_for_nested_calls_can_be_stopped() -> None:
+    @task
+    def inner() -> None:
+        time.sleep(0.2)
+
+    @task
+    def outer() -> None:
+        here: Any = sys.modules[__name__]
+
+        waiting = inner.submit()
+        here.BEGUN.set()
+        waiting.result()
+        raise AssertionError("it goes on")
+
+    stopper = Stopper()
+    thread = when(BEGUN, stopper.ask)
+    begin = time.monotonic()
+    outcomes = outcomes_of(outer, stopper=stopper, nested=Inside())
+    thread.join()
+    assert kinds(outcomes)[-1] is OutcomeKind.FAILURE
+    assert time.monotonic() - begin < 30
