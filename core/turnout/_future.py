@@ -293,12 +293,7 @@ class TaskFuture(Generic[R]):
         packed = self._data
         if type(packed) not in PACKED:
             return packed  # type: ignore[no-any-return]
-        parcel = packed
-        if type(packed) is Stored:
-            try:
-                parcel = packed.fetch()
-            except Exception as error:
-                raise CrashedRun(f"The result of {self.name} is lost: {brief(error)}") from error
+        parcel = self._fetched(packed) if type(packed) is Stored else packed
         try:
             value: R = parcel.load()
         except Exception as error:
@@ -308,6 +303,13 @@ class TaskFuture(Generic[R]):
             if self._data is packed:
                 self._data = value
             return self._data  # type: ignore[no-any-return]
+
+    def _fetched(self, stored: Stored) -> Parcel:
+        """Return the result that stayed on a backend."""
+        try:
+            return stored.fetch()
+        except Exception as error:
+            raise CrashedRun(f"The result of {self.name} is lost: {brief(error)}") from error
 
     def _other_result(self) -> R:
         if self._type is StateType.CACHED:

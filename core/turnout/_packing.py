@@ -200,7 +200,7 @@ def _parcelled(future: TaskFuture[Any], value: Any, runner: TaskRunner | None) -
         return TravellingFailure(encode(future._error(), f"task {future.name!r}"))
     if type(value) is Stored:
         # From worker to worker, if it stays with its runner; else by way of the driver.
-        return value if value.runner is runner and value.handle is not None else value.fetch()
+        return value if value.runner is runner and value.handle is not None else future._fetched(value)
     return value if type(value) is Parcel else _dumped(future, value)
 
 
