@@ -47,6 +47,7 @@ FLOORS: Final = (
     "_waiting",
     "_future",
     "_collections",
+    "_arguments",
     "_call",
     "_map",
     # Where a call runs.

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnout import FutureList, SerializationError, TaskFuture, allow_failure, quote, task, unmapped
+from turnout._arguments import Placeholder, arriving, find_futures, replace, replace_arguments
 from turnout._backends import Backends
-from turnout._call import Placeholder, arriving, find_futures, replace, replace_arguments
 from turnout._engine import Engine
 from turnout._future import FuturePart
 from turnout._state import StateType

@@ -13,7 +13,7 @@
 [2, 4, 6]
 """
 
-from ._call import allow_failure, quote, unmapped
+from ._arguments import allow_failure, quote, unmapped
 from ._choice import use_runner
 from ._collections import as_completed, wait
 from ._context import RunContext, cancelled, get_run_context, get_run_logger, register_context_variable, tags

@@ -12,7 +12,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ._call import EMPTY, Call, replace_arguments
+from ._arguments import replace_arguments
+from ._call import EMPTY, Call
 from ._context import TASK_RUNS, current_scope
 from ._ending import (
     PENDING,

@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from ._call import Call, Trouble, replace_arguments
+from ._arguments import replace_arguments
+from ._call import Call, Trouble
 from ._future import CANCELLED, COMPLETED, PACKED, UPSTREAM_FAILED, Failure, TaskFuture, brief
 from ._state import State, StateType
 from ._waiting import LOCK, delivering, logged, outside

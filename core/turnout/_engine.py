@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
-from ._call import EMPTY, NO_KEYWORDS, PLAIN, Call, find_futures
+from ._arguments import PLAIN, find_futures
+from ._call import EMPTY, NO_KEYWORDS, Call
 from ._context import TASK_RUNS, Scope
 from ._ending import RUNNING, give_name, run_hooks, settle, start, task_run
 from ._future import CANCELLED, COMPLETED, UPSTREAM_FAILED, Failure, TaskFuture, summary

@@ -11,8 +11,8 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from ._arguments import find_futures, replace
 from ._backends import Backends
-from ._call import find_futures, replace
 from ._choice import engine_for
 from ._context import FLOW_RUNS, current_scope
 from ._ending import run_hooks

@@ -7,8 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from ._arguments import replace_arguments
 from ._attempts import began, failed, is_wanted, succeeded
-from ._call import replace_arguments
 from ._context import current_scope
 from ._ending import PENDING, RETRYING, RUNNING, start, trouble_of, value_or_error
 from ._failures import without_own_frames

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
-from ._call import allow_failure, quote, unmapped
+from ._arguments import allow_failure, quote, unmapped
 from ._future import FuturePart, TaskFuture
 from ._waiting import Arrivals, countdown
 from .errors import MappingLengthMismatch, MappingMissingIterable

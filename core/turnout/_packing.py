@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._call import PLAIN, Call, Placeholder, replace_arguments
+from ._arguments import PLAIN, Placeholder, replace_arguments
+from ._call import Call
 from ._context import registered_values
 from ._failures import TravellingFailure, encode
 from ._forwarding import log_levels

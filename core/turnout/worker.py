@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ._call import arriving, find_futures, replace
+from ._arguments import arriving, find_futures, replace
 from ._context import RunContext, Scope, current_scope, current_tags, seed_of, set_registered
 from ._failures import TravellingFailure, encode, without_own_frames
 from ._forwarding import forwarding
