@@ -57,6 +57,9 @@ class Capabilities:
         The cause of a crash names the signal or exit code that ended the worker; elsewhere, no more than the worker.
     streams
         Log records, prints and the start of a call are told while the batch runs, not at its end.
+    knows_resources
+        A call gets what its task needs of a worker (``Batch.resources``), or an error within seconds that says what
+        there is. Other runners pass over it.
     shared_memory
         Large values travel between driver and workers through shared memory.
     ends_with_driver
@@ -74,6 +77,7 @@ class Capabilities:
     at_most_once: bool = True
     nested: Literal["shared", "in_place"] = "in_place"
     streams: bool = False
+    knows_resources: bool = False
     shared_memory: bool = False
     ends_with_driver: bool = True
 

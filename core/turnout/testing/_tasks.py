@@ -17,6 +17,7 @@ from turnout.errors import MappingLengthMismatch, MappingMissingIterable, Missin
 
 from ._bodies import Pair, add, count_to, describe, fail, gate, identity, note, total
 from ._kit import Declare, Signals, run_on
+from ._needs import NeedConformance
 from ._task_options import TaskOptionConformance
 from ._values import ValueConformance
 
@@ -28,8 +29,8 @@ __all__ = ["TaskConformance"]
 _LAZY_CALLS = 3000
 
 
-class TaskConformance(TaskOptionConformance, ValueConformance):
-    """Everything that is promised about tasks: T1 to T8."""
+class TaskConformance(TaskOptionConformance, ValueConformance, NeedConformance):
+    """Everything that is promised about tasks: T1 to T9."""
 
     def test_T3_submit_does_not_wait_for_dependencies(
         self, runner: TaskRunner, signals: Signals, declared: Declare
