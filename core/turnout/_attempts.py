@@ -176,7 +176,7 @@ def succeeded(call: Call, attempt: int, value: Any) -> Sequence[Call]:
 def failed(call: Call, attempt: int, error: BaseException) -> Sequence[Call]:
     """Try a call again whose body raised, or settle it; return what became ready."""
     if not isinstance(error, Exception):
-        return settle(call, StateType.CRASHED, Failure(crash_of(call, error)), attempt)
+        return settle(call, StateType.CRASHED, Failure(crash_of(f"The body of {call.future.name}", error)), attempt)
     type_ = StateType.TIMED_OUT if isinstance(error, TaskRunTimeoutError) else StateType.FAILED
     if call.task.retries and _will_retry(call, attempt, error, type_):
         return ()

@@ -103,14 +103,15 @@ def give_name(call: Call) -> bool:
     except BaseException as error:
         error.add_note(f"Raised while a name was made from task_run_name={call.task.run_name!r}.")
         type_ = StateType.FAILED if isinstance(error, Exception) else StateType.CRASHED
-        start(settle(call, type_, Failure(error if isinstance(error, Exception) else crash_of(call, error))))
+        crash = crash_of(f"The name function of {call.task.name}", error)
+        start(settle(call, type_, Failure(error if isinstance(error, Exception) else crash)))
         return False
     return True
 
 
-def crash_of(call: Call, error: BaseException) -> CrashedRun:
+def crash_of(what: str, error: BaseException) -> CrashedRun:
     """Return what a call ends with whose code raised what is no Exception, such as SystemExit."""
-    crash = CrashedRun(f"The body of {call.future.name} raised {brief(error)}, which ends a run as a crash does.")
+    crash = CrashedRun(f"{what} raised {brief(error)}, which ends a run as a crash does.")
     crash.__cause__ = error
     return crash
 

@@ -24,7 +24,7 @@ from ._future import CANCELLED, COMPLETED, UPSTREAM_FAILED, Failure, TaskFuture,
 from ._interrupts import stop_body
 from ._scopes import FlowScope, calls_around, next_index, remote_around
 from ._state import State, StateType
-from ._waiting import LOCK, wait_for_gate
+from ._waiting import LOCK, Away, wait_for_gate
 from .errors import MissingContextError
 from .registry import resolve
 
@@ -291,16 +291,17 @@ class Engine:
 
     # Waiting
 
-    def waiting(self, scope: Scope) -> contextlib.AbstractContextManager[object]:
+    def waiting(self, scope: Scope) -> Away:
         """Return a context in which the body of a scope waits, and its slot may serve others."""
         # A subflow that a task calls waits in that task's slot. Several runners may be involved.
         around = {call.dispatcher: call for call in calls_around(scope)}
-        slots = contextlib.ExitStack()
+        slots = Away()
         for dispatcher, call in around.items():
             slots.enter_context(dispatcher.waiting(call))
         remote = remote_around(scope) if self.in_worker else None
         if remote is not None:
-            slots.enter_context(remote.waiting())
+            wait = slots.enter_context(remote.waiting())
+            slots.wait = wait if callable(wait) else slots.wait
         return slots
 
     def join(self, timeout: float | None = None) -> bool:

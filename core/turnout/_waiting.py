@@ -14,7 +14,7 @@ from ._context import current_scope
 from ._locks import PoliteLock
 from .errors import WouldDeadlockError
 
-__all__ = ["LOCK", "Arrivals", "countdown", "delivering", "logged", "outside", "wait_for_gate"]
+__all__ = ["LOCK", "Arrivals", "Away", "countdown", "delivering", "logged", "outside", "wait_for_gate"]
 
 logger = logging.getLogger("turnout")
 
@@ -71,6 +71,18 @@ def logged(message: str, *args: object) -> Iterator[None]:
         logger.exception(message, *args)
 
 
+class Away(contextlib.ExitStack):
+    """The slots that a thread gives to others while it waits, and how it waits meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wait: Callable[[threading.Lock, float], bool] = _acquire
+
+
+def _acquire(gate: threading.Lock, timeout: float) -> bool:
+    return gate.acquire(timeout=timeout)
+
+
 class Arrivals(Generic[R]):
     """A queue with one consumer, whose waiting knows about slots and deadlocks (unlike :class:`queue.Queue`)."""
 
@@ -124,8 +136,8 @@ def wait_for_gate(gate: threading.Lock, timeout: float | None, *, keep: bool = F
         )
     else:
         scope = current_scope.get()
-        with scope.engine.waiting(scope) if scope is not None else contextlib.nullcontext():
-            passed = gate.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        with scope.engine.waiting(scope) if scope is not None else Away() as away:
+            passed = away.wait(gate, -1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
     if passed and keep:
         gate.release()
     return passed

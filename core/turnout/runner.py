@@ -288,7 +288,9 @@ class TaskRunner(abc.ABC):
     def waiting(self) -> contextlib.AbstractContextManager[object]:
         """Return a context in which the calling thread, which runs a batch, gives its slot to others.
 
-        Entered when a task waits for other calls of the same runner. Only for runners with ``nested="shared"``.
+        Entered when a task waits for other calls of the same runner. Only for runners with ``nested="shared"``. In a
+        worker, the value of the context may be a function that does the waiting: called with a lock and a number of
+        seconds, it does what ``lock.acquire(timeout=seconds)`` does, in a way that the backend notices.
         """
         return contextlib.nullcontext()
 

@@ -691,7 +691,7 @@ def test_a_name_function_that_exits_ends_its_call_and_stops_no_timer() -> None:
         return named.submit(allow_failure(slow.submit())).exception(30)
 
     state = main(return_state=True)
-    assert "SystemExit: 3" in str(state.result())
+    assert "The name function of named raised SystemExit: 3" in str(state.result())
     done = threading.Event()
     after(0, done.set)
     assert done.wait(30)
