@@ -108,6 +108,14 @@ def test_modules_lead_to_their_top_packages(tmp_path: Path) -> None:
     assert shipment_of([]) is None
 
 
+def test_a_package_without_an_init_file_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "shipped_namespace"
+    folder.mkdir()
+    (folder / "inner.py").write_text("VALUE = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert shipped_paths([importlib.import_module("shipped_namespace.inner")]) == [folder]
+
+
 @pytest.mark.parametrize("item", ["/nowhere/at/all", "README.md", types.ModuleType("made_by_hand")])
 def test_what_cannot_travel_is_refused(item: str | types.ModuleType) -> None:
     with pytest.raises((RunnerOptionError, ModuleNotFoundError)):

@@ -151,6 +151,8 @@ def shipped_paths(ship: Sequence[ModuleType | str]) -> list[Path]:
 def _module_path(module: ModuleType) -> Path:
     top = importlib.import_module(module.__name__.partition(".")[0])
     file = getattr(top, "__file__", None)
+    if file is None and len(folders := list(getattr(top, "__path__", ()))) == 1:
+        return Path(folders[0])  # a package without an __init__.py
     path = None if file is None else Path(file)
     if path is None or path.suffix != ".py" or top.__name__ == "__main__":
         raise RunnerOptionError(
