@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import plot, rounds, table
-from .systems import SYSTEMS, load
+from .systems import LOCAL, SYSTEMS, load
 from .workloads import GROUPS, WORKLOADS
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure Turnout beside raw backends.")
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help=f"of: {', '.join([*WORKLOADS, *GROUPS])}")
-    parser.add_argument("--systems", default=",".join(SYSTEMS), help=f"of: {', '.join(SYSTEMS)}")
+    parser.add_argument("--systems", default=",".join(LOCAL), help=f"of: {', '.join(SYSTEMS)}")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
     parser.add_argument("--n", type=int, help="how much of each workload, instead of its own default")
     parser.add_argument("--workers", type=int, default=2, help="threads or processes for each system (default 2)")

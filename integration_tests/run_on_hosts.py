@@ -27,14 +27,16 @@ ENDS_BEFORE_THE_CUT: Final = 300
 SECONDS: Final = 400
 
 DRIVER: Final = """
-    import itertools, logging, sys, threading, time
+    import itertools, logging, sys, time
     from pathlib import Path
 
     sys.path.insert(0, {root!r})
-    from examples.census import census, merge, parse
+    from {module} import {name}
+    import examples
+    from examples.census import census, parse
 
     logging.basicConfig(level=logging.WARNING)
-    folder, runner, options = Path({folder!r}), {runner!r}, {options!r}
+    folder = Path({folder!r})
     ends = itertools.count(1)
 
     @parse.on_completion
@@ -44,10 +46,8 @@ DRIVER: Final = """
             while not (folder / "pulled").exists():
                 time.sleep(0.01)
 
-    if options:
-        from turnout_runners.dask import DaskTaskRunner
-
-        runner = DaskTaskRunner(runner, **options)
+    # The workers have Turnout, but not its examples.
+    runner = {name}(address={address!r}, ship=[examples], **{options!r})
     print(census.with_options(task_runner=runner)(output=str(folder)))
 """
 
@@ -132,13 +132,20 @@ def ip(*arguments: str) -> None:
 
 
 def census_with_a_cut(
-    network: Network, folder: Path, runner: str, options: Mapping[str, object], victim: str, **environment: str
+    network: Network, folder: Path, runner: str, address: str, options: Mapping[str, object], **environment: str
 ) -> None:
-    """Run the census from the host "driver", and pull a worker's cable when some hundred calls have ended."""
+    """Run the census from the host "driver", and pull the cable of host "two" when some hundred calls have ended."""
+    module, _, name = runner.partition(":")
     script = folder / "driver.py"
     script.write_text(
         textwrap.dedent(DRIVER).format(
-            root=str(ROOT), folder=str(folder), runner=runner, options=dict(options), ends=ENDS_BEFORE_THE_CUT
+            root=str(ROOT),
+            folder=str(folder),
+            module=module,
+            name=name,
+            address=address,
+            options=dict(options),
+            ends=ENDS_BEFORE_THE_CUT,
         )
     )
     log = folder / "driver.log"
@@ -148,12 +155,12 @@ def census_with_a_cut(
         if driver.poll() is not None or time.monotonic() > deadline:
             raise SystemExit(f"the driver did not get far enough:\n{log.read_text()[-4000:]}")
         time.sleep(0.05)
-    network.pull_cable(victim)
+    network.pull_cable("two")
     (folder / "pulled").touch()
     begin = time.monotonic()
     if driver.wait(SECONDS):
         raise SystemExit(f"the flow failed:\n{log.read_text()[-4000:]}")
-    print(f"ci/test-hosts: {victim} was cut off, and the flow ended {time.monotonic() - begin:.1f} s later", flush=True)
+    print(f"ci/test-hosts: one host was cut off, and the flow ended {time.monotonic() - begin:.1f} s later", flush=True)
 
 
 @contextlib.contextmanager
@@ -182,7 +189,8 @@ def dask_cluster(network: Network, folder: Path) -> Iterator[dict[str, object]]:
 def on_dask(network: Network, folder: Path) -> None:
     """Run the census over Dask with TLS."""
     with dask_cluster(network, folder) as options:
-        census_with_a_cut(network, folder, f"tls://{network.hosts['head'].address}:8786", options, "two")
+        address = f"tls://{network.hosts['head'].address}:8786"
+        census_with_a_cut(network, folder, "turnout_runners.dask:DaskTaskRunner", address, options)
 
 
 def on_ray(network: Network, folder: Path) -> None:
@@ -197,7 +205,7 @@ def on_ray(network: Network, folder: Path) -> None:
     for name in ("one", "two"):
         command = [ray, "start", "--address", f"{head}:6379", "--node-ip-address", network.hosts[name].address]
         network.run(name, [*command, *common], folder / f"{name}.log", **environment)
-    census_with_a_cut(network, folder, f"ray://{head}:10001", {}, "two", **environment)
+    census_with_a_cut(network, folder, "turnout_runners.ray:RayTaskRunner", f"ray://{head}:10001", {}, **environment)
 
 
 BACKENDS: Final = {"dask": on_dask, "ray": on_ray}

@@ -90,12 +90,13 @@ CORE_LIBRARIES: Final = {
     "testing": {"cloudpickle", "pytest"},
 }
 CORE_OPTIONAL: Final = {"": {"pydantic"}, "testing": {"numpy"}}
-RUNNER_LIBRARIES: Final = {"dask": {"dask", "distributed"}, "ray": {"ray"}}
+RUNNER_LIBRARIES: Final = {"dask": {"cloudpickle", "dask", "distributed"}, "ray": {"ray"}}
 
 # Those with workers of their own pack values and failures by themselves.
 INTIMATE: Final = {
     "dask": {
         "turnout._cluster",
+        "turnout._context",
         "turnout._failures",
         "turnout._resources",
         "turnout._serialization",

@@ -20,7 +20,14 @@ SYSTEMS = {
     "raw-processes": "raw:Processes",
     "raw-process-chunks": "raw:ProcessChunks",
     "loky": "raw:Loky",
+    "turnout-dask": "clusters:OnDask",
+    "raw-dask": "clusters:Dask",
+    "turnout-ray": "clusters:OnRay",
+    "raw-ray": "clusters:Ray",
 }
+
+LOCAL = [name for name in SYSTEMS if not name.endswith(("dask", "ray"))]
+"""Those without a cluster: what is measured unless others are asked for."""
 
 
 def load(name: str) -> type[System]:

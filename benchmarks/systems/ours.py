@@ -21,7 +21,7 @@ def grow(depth: int, width: int) -> int:
 
 class Turnout(System):
     runner: ClassVar[str]
-    distributions = ("turnout",)
+    distributions: ClassVar[tuple[str, ...]] = ("turnout",)
 
     def __init__(self, workers: int) -> None:
         super().__init__(workers)

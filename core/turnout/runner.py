@@ -48,6 +48,9 @@ class Capabilities:
     async_aside
         Batches of async calls (``Batch.is_async``) take no slot: any number of them wait side by side. Elsewhere an
         async call takes a slot as others do, save in this process, where the engine has an event loop for them.
+    keeps_results
+        Finished results survive the worker that made them. Elsewhere a large one that stayed there (see
+        ``Batch.may_stay``) is made again, by running its call again.
     at_most_once
         With ``crash_retries=0`` no call ever begins twice.
     nested
@@ -74,6 +77,7 @@ class Capabilities:
     isolates_crashes: bool = True
     explains_crashes: bool = True
     async_aside: bool = False
+    keeps_results: bool = True
     at_most_once: bool = True
     nested: Literal["shared", "in_place"] = "in_place"
     streams: bool = False

@@ -237,7 +237,11 @@ class CrashConformance(Conformance):
             assert add.map(small, 1).result() == [1, 2, 3, 4]
             assert size_of.map(large).result() == [300_000, 600_000, 900_000, 1_200_000]
             assert large[0].result() == b"x" * 300_000
-        assert signals.count("ran") == 8
+        if runner.capabilities.keeps_results:
+            assert signals.count("ran") == 8
+        else:
+            declared("keeps_results: large results that their worker took along are made again")
+            assert signals.count("ran") >= 8
 
     def test_R3_dependents_of_a_crashed_call(self, runner: TaskRunner, declared: Declare) -> None:
         """Dependents are UpstreamFailed with the crash as the cause, or get it with `allow_failure`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Socket:
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach it."""
-        return self.address.startswith("127.") or self.address in ("::1", "::ffff:127.0.0.1")
+        return self.address.startswith("127.") or self.address == "::1"
 
 
 def descendants(pid: int) -> set[int]:
@@ -91,7 +92,8 @@ def _descriptors() -> Counter[str]:
     for path in (_PROC / "self" / "fd").glob("*"):
         # The one that lists the others is gone by now.
         with contextlib.suppress(OSError):
-            targets.append(f"file {path.readlink()}")
+            # A connection that replaces another one is not one more.
+            targets.append(re.sub(r"(socket):.*", r"\1", f"file {path.readlink()}"))
     return Counter(targets)
 
 
@@ -150,4 +152,6 @@ def _readable(address: str) -> str:
     raw = bytes.fromhex(address)
     if sys.byteorder == "little":
         raw = b"".join(raw[start : start + 4][::-1] for start in range(0, len(raw), 4))
-    return str(ipaddress.ip_address(raw))
+    found = ipaddress.ip_address(raw)
+    # IPv4 by way of a socket that takes both.
+    return str(getattr(found, "ipv4_mapped", None) or found)

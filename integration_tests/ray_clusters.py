@@ -1,0 +1,126 @@
+"""Ray clusters for tests: nodes as processes of their own, as ``ray start`` makes them, all of them on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["Nodes", "free_port"]
+
+# `ray start`, which otherwise replaces a loopback address by one of a network, or else starts no second node.
+_START: Final = """
+from ray._private import ray_constants, services
+ray_constants.ENABLE_RAY_CLUSTER = True
+services.resolve_ip_for_localhost = lambda host: host
+services.get_node_ip_address = lambda address=None: "127.0.0.1"
+from ray.scripts.scripts import main
+main()
+"""
+_STORE: Final = 200 * 2**20
+
+
+def free_port() -> int:
+    """Return a port of this machine on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+# Starts a process that is nobody's child: tests look at what is below them.
+_DETACH: Final = """
+import subprocess, sys
+log = open(sys.argv[1], "wb")
+words = [sys.executable, "-c", *sys.argv[2:]]
+print(subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True).pid)
+"""
+
+
+@dataclass
+class Nodes:
+    """A head node, and others, each of one processor."""
+
+    port: int = field(default_factory=free_port)
+    client_port: int = field(default_factory=free_port)
+    pids: list[int] = field(default_factory=list)
+    folder: str = field(default_factory=lambda: tempfile.mkdtemp(prefix="nodes-"))
+
+    @property
+    def address(self) -> str:
+        """Where drivers on a node connect."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """Where other drivers connect."""
+        return f"ray://127.0.0.1:{self.client_port}"
+
+    def start_head(self, **options: Any) -> None:
+        """Start the head node."""
+        own = {"port": self.port, "ray_client_server_port": self.client_port, "include_dashboard": False}
+        self._start("--head", f"--temp-dir={self.folder}", **own, **options)
+
+    def start_node(self, **options: Any) -> int:
+        """Start another node, and return its number."""
+        self._start(f"--address={self.address}", **options)
+        return len(self.pids) - 1
+
+    def kill(self, number: int) -> None:
+        """Have a node be gone at once, with all that runs on it."""
+        leader = self.pids[number]
+        session = [pid for pid, fields in _table() if fields[3] == str(leader)]
+        for pid in session:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Stop all nodes."""
+        for number in reversed(range(len(self.pids))):
+            self.kill(number)
+        deadline = time.monotonic() + 10
+        while any(fields[3] in map(str, self.pids) and fields[0] != "Z" for _, fields in _table()):
+            if time.monotonic() > deadline:
+                raise RuntimeError("Nodes of a Ray cluster did not end.")
+            time.sleep(0.05)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _start(self, *words: str, **options: Any) -> None:
+        options = {"num_cpus": 1, "object_store_memory": _STORE, "node_ip_address": "127.0.0.1", **options}
+        written = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        log = Path(self.folder, f"start-{len(self.pids)}.log")
+        detached = subprocess.run(
+            [sys.executable, "-c", _DETACH, log, _START, "start", *words, *written, "--block", "--disable-usage-stats"],
+            capture_output=True,
+            check=True,
+            cwd="/",
+            # Of these nodes only this machine knows. Else it would depend on a file of the user's whether they
+            # understand each other.
+            env={**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},
+        )
+        self.pids.append(int(detached.stdout))
+        self._wait_until_up(log)
+
+    def _wait_until_up(self, log: Path) -> None:
+        deadline = time.monotonic() + 60
+        while b"Ray runtime started" not in log.read_bytes():
+            if not Path(f"/proc/{self.pids[-1]}").exists() or time.monotonic() > deadline:
+                raise RuntimeError(f"The node did not start:\n{log.read_text()}")
+            time.sleep(0.1)
+
+
+def _table() -> list[tuple[int, list[str]]]:
+    """Return every process with its state, parent, group, session, and more."""
+    table = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            table.append((int(path.parent.name), path.read_text().rpartition(")")[2].split()))
+    return table

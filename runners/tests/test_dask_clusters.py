@@ -1,0 +1,491 @@
+"""What is special to Dask, on clusters: sockets, names, values, options, code, clients, growth, and lost schedulers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped]
+import numpy as np
+import pytest
+
+from integration_tests.dask_clusters import Cluster
+from turnout import flow, get_run_logger, task
+from turnout.errors import CrashedRun, TurnoutError
+from turnout.testing import Signals
+from turnout.testing._footprint import listening
+from turnout_runners.dask import DaskTaskRunner, get_dask_client
+
+pytestmark = pytest.mark.xdist_group("dask: special")
+
+ARRAY_BYTES = 16 << 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _by_value(request: pytest.FixtureRequest) -> None:
+    cloudpickle.register_pickle_by_value(request.module)
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[DaskTaskRunner]:
+    """A cluster of our own, with two workers, one of which could have a licence."""
+    with DaskTaskRunner(n_workers=2, cluster_kwargs={"resources": {"licence": 1}}) as runner:
+        yield runner
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Cluster]:
+    """A cluster of somebody else's, with two workers."""
+    cluster = Cluster(2)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@task
+def double(x: Any) -> Any:
+    return 2 * x
+
+
+@task
+def make_array(seed: int) -> Any:
+    return np.full(ARRAY_BYTES // 8, float(seed))
+
+
+@task
+def add_one(array: Any) -> Any:
+    # In place: the argument is this call's own.
+    array += 1
+    return array
+
+
+@task
+def first_of(array: Any) -> float:
+    return float(array[0])
+
+
+@task
+def fail_like_this() -> None:
+    raise LookupError("no such row")
+
+
+def on_scheduler(runner: DaskTaskRunner, function: Any) -> Any:
+    """Return what a function of the scheduler says."""
+    assert runner._connection is not None
+    return runner._connection.client.run_on_scheduler(function)
+
+
+# Safety
+
+
+def test_it_listens_on_loopback_only() -> None:
+    before = listening()
+    with DaskTaskRunner(n_workers=2):
+        double.submit(1).result()
+        opened = listening() - before
+        assert len(opened) >= 3
+        assert [socket for socket in opened if not socket.is_local] == []
+
+
+def test_the_users_own_dask_does_not_go_this_way(own: DaskTaskRunner) -> None:
+    import distributed
+
+    with own:
+        assert double.submit(1).result() == 2
+        with pytest.raises(ValueError, match="No client"):
+            distributed.default_client()  # type: ignore[no-untyped-call]
+
+
+def test_settings_of_dask_are_as_before(own: DaskTaskRunner) -> None:
+    import multiprocessing.spawn
+
+    import dask.config
+
+    assert dask.config.get("distributed.worker.daemon") is True
+    assert dask.config.get("distributed.scheduler.allowed-failures") == 3
+    assert multiprocessing.spawn.get_preparation_data.__module__ == "multiprocessing.spawn"
+
+
+def test_tasks_may_use_multiprocessing(own: DaskTaskRunner) -> None:
+    @task
+    def with_children() -> list[int]:
+        import multiprocessing
+
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            return pool.map(abs, [-1, -2])
+
+    with own:
+        assert with_children.submit().result() == [1, 2]
+
+
+# What the dashboard shows
+
+
+def test_names_and_failures_are_shown(own: DaskTaskRunner) -> None:
+    with own:
+        double.map(range(4)).wait()
+        assert isinstance(fail_like_this.submit().exception(), LookupError)
+
+        def prefixes(dask_scheduler: Any) -> Any:
+            return {name: dict(prefix.state_counts) for name, prefix in dask_scheduler.task_prefixes.items()}
+
+        shown = on_scheduler(own, prefixes)
+    assert shown["double"]["memory"] >= 4
+    assert shown["fail_like_this"]["erred"] == 1
+
+
+def test_nothing_stays_on_the_scheduler(own: DaskTaskRunner) -> None:
+    def held(dask_scheduler: Any) -> tuple[int, int]:
+        topics = dask_scheduler._broker._topics
+        return len(dask_scheduler.tasks), max(len(topics[name].events) for name in topics if name.startswith("turnout"))
+
+    with own:
+        assert sum(double.map(range(1000)).result()) == 999_000
+        deadline = time.monotonic() + 10
+        while on_scheduler(own, held) != (0, 0):
+            assert time.monotonic() < deadline, on_scheduler(own, held)
+            time.sleep(0.1)
+
+
+# Values
+
+
+def test_values_travel_from_worker_to_worker(own: DaskTaskRunner) -> None:
+    @flow(task_runner=own)
+    def through_ten() -> float:
+        array = make_array.submit(1)
+        for _ in range(10):
+            array = add_one.submit(array)
+        return first_of.submit(array).result()
+
+    with own:
+        through_ten()
+        before = _read_bytes()
+        assert through_ten() == 11.0
+        # The scheduler is in this process too: nothing went through either.
+        assert _read_bytes() - before < 1_000_000
+
+
+def test_arguments_are_private(own: DaskTaskRunner) -> None:
+    with own:
+        array = make_array.submit(5)
+        changed = [add_one.submit(array) for _ in range(4)]
+        assert [first_of.submit(one).result() for one in changed] == [6.0] * 4
+        assert first_of.submit(array).result() == 5.0
+        assert array.result()[0] == 5.0
+
+
+def test_dropped_values_are_let_go(own: DaskTaskRunner) -> None:
+    with own:
+        array = make_array.submit(5)
+        array.wait()
+        assert on_scheduler(own, lambda dask_scheduler: len(dask_scheduler.tasks)) == 1
+        del array
+        deadline = time.monotonic() + 10
+        while on_scheduler(own, lambda dask_scheduler: len(dask_scheduler.tasks)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_large_functions_travel_once(own: DaskTaskRunner) -> None:
+    table = os.urandom(300_000)
+
+    @task
+    def look_up(index: int) -> int:
+        return table[index]
+
+    with own:
+        before = _read_bytes()
+        assert look_up.map(range(50)).result() == list(table[:50])
+        # To the scheduler and to one worker; from there to the other.
+        assert _read_bytes() - before < 4_000_000
+
+
+def test_the_scheduler_never_unpickles_user_code(own: DaskTaskRunner) -> None:
+    with own:
+        main = os.getpid()
+
+        class Marked:
+            def __reduce__(self) -> Any:
+                return _refuse_in, (main,)
+
+        assert double.with_options(name="marked").submit(3).result() == 6
+        assert task(lambda marked: marked).submit(Marked()).result() == "unpacked elsewhere"
+
+
+def _refuse_in(pid: int) -> str:
+    if os.getpid() == pid:
+        raise AssertionError("unpacked in the process of driver and scheduler")
+    return "unpacked elsewhere"
+
+
+def _read_bytes() -> int:
+    """Return how much this process has read, from sockets too."""
+    line = next(line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("rchar"))
+    return int(line.split()[1])
+
+
+# Options and needs
+
+
+def test_options_of_dask(own: DaskTaskRunner) -> None:
+    @task(dask_options={"workers": ["1"], "priority": 5})
+    def where() -> str:
+        import distributed
+
+        return str(distributed.get_worker().name)
+
+    with own:
+        assert {where.submit().result() for _ in range(6)} == {"1"}
+
+
+def test_resources_are_counted(own: DaskTaskRunner, tmp_path: Path) -> None:
+    signals = Signals(str(tmp_path))
+
+    @task(resources={"licence": 1, "cpu": 1})
+    def licensed() -> int:
+        signals.note("licensed")
+        return 1
+
+    with own:
+        assert sum(future.result() for future in [licensed.submit() for _ in range(4)]) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"dask_options": {"colour": "red"}}, "dask_options of task 'double' has no 'colour'"),
+        ({"dask_options": {"workers": "nobody"}}, "is to run on nobody, and the cluster has 2 workers"),
+        ({"resources": {"gpu": 1}}, "needs a worker with gpu=1"),
+    ],
+)
+def test_what_nobody_has_is_an_error_within_seconds(own: DaskTaskRunner, options: dict[str, Any], text: str) -> None:
+    with own:
+        begin = time.monotonic()
+        with pytest.raises(TurnoutError, match=text):
+            double.with_options(**options).submit(1).result()
+        assert time.monotonic() - begin < 5
+
+
+# Clients
+
+
+def test_the_client_in_a_flow_and_in_a_task(own: DaskTaskRunner) -> None:
+    @task
+    def squares() -> int:
+        # On a cluster of one thread per worker, all of which may wait here.
+        client: Any = get_dask_client()
+        return int(sum(client.gather(client.map(pow, [1, 2, 3], [2, 2, 2]))))
+
+    @flow(task_runner=own)
+    def main() -> tuple[int, list[int]]:
+        there = get_dask_client().submit(pow, 2, 5).result()
+        return there, [future.result() for future in [squares.submit() for _ in range(4)]]
+
+    assert main() == (32, [14] * 4)
+
+
+def test_dask_knows_the_worker_in_a_body(own: DaskTaskRunner) -> None:
+    @task
+    def address() -> str:
+        import distributed
+
+        return str(distributed.get_worker().address)
+
+    with own:
+        assert address.submit().result().startswith("tcp://127.0.0.1:")
+
+
+# Code
+
+
+def test_shipped_code_is_there_and_goes_again(
+    elsewhere: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shipped_words.py").write_text("def shout(text):\n    return text.upper()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    @task
+    def shout(text: str) -> str:
+        import shipped_words  # type: ignore[import-not-found]
+
+        return str(shipped_words.shout(text))
+
+    with DaskTaskRunner(address=elsewhere.address, ship=[str(tmp_path / "shipped_words.py")]):
+        assert shout.map(["a", "b", "c"]).result() == ["A", "B", "C"]
+    with DaskTaskRunner(address=elsewhere.address):
+        assert isinstance(shout.submit("a").exception(), ModuleNotFoundError)
+
+
+# Clusters
+
+
+def test_a_cluster_handed_in_stays_up() -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(  # type: ignore[no-untyped-call]
+        n_workers=1,
+        threads_per_worker=2,
+        processes=False,
+        protocol="tcp://",
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+    ) as cluster:
+        runner = DaskTaskRunner(cluster=cluster)
+        for _ in range(2):
+            with runner:
+                assert runner.slots() == 2
+                assert double.map(range(5)).result() == [0, 2, 4, 6, 8]
+        assert len(cluster.scheduler_info["workers"]) == 1
+
+
+def test_a_class_of_clusters() -> None:
+    runner = DaskTaskRunner(
+        cluster_class="distributed.LocalCluster",
+        cluster_kwargs={
+            "n_workers": 1,
+            "threads_per_worker": 1,
+            "processes": False,
+            "protocol": "tcp://",
+            "host": "127.0.0.1",
+            "dashboard_address": "127.0.0.1:0",
+        },
+    )
+    with runner:
+        assert double.submit(4).result() == 8
+
+
+def test_it_grows_from_nothing() -> None:
+    runner = DaskTaskRunner(
+        cluster_kwargs={"n_workers": 0}, adapt_kwargs={"minimum": 0, "maximum": 2, "interval": "100ms"}
+    )
+    with runner:
+        assert runner.slots() > 2
+
+        @task
+        def nap() -> int:
+            time.sleep(0.2)
+            return os.getpid()
+
+        pids = {future.result() for future in [nap.submit() for _ in range(20)]}
+        assert len(pids) == 2
+
+
+def test_a_worker_that_comes_late_gets_work(elsewhere: Cluster, tmp_path: Path) -> None:
+    signals = Signals(str(tmp_path))
+
+    @task
+    def together(name: str) -> str:
+        signals.note(name)
+        signals.wait("go")
+        return name
+
+    runner = DaskTaskRunner(address=elsewhere.address)
+    with runner:
+        futures = [together.submit("begun") for _ in range(3)]
+        signals.wait_count("begun", 2)
+        elsewhere.add_worker("late")
+        signals.wait_count("begun", 3)
+        signals.set("go")
+        assert [future.result() for future in futures] == ["begun"] * 3
+        assert runner.slots() == 3
+
+
+def test_a_lost_scheduler_ends_the_flow(elsewhere: Cluster, tmp_path: Path) -> None:
+    signals = Signals(str(tmp_path))
+
+    @task
+    def stay() -> None:
+        signals.note("begun")
+        time.sleep(100)
+
+    with DaskTaskRunner(address=elsewhere.address):
+        futures = [stay.submit() for _ in range(6)]
+        signals.wait_count("begun", 2)
+        begin = time.monotonic()
+        elsewhere.kill(elsewhere.scheduler)
+        errors = [future.exception() for future in futures]
+        assert time.monotonic() - begin < 30
+        assert all(isinstance(error, CrashedRun) for error in errors)
+        assert "connection to the scheduler is lost" in str(errors[0])
+        assert "can't be reached" in str(double.submit(1).exception())
+
+
+def test_a_driver_that_is_killed_leaves_nothing_running(elsewhere: Cluster, tmp_path: Path) -> None:
+    from turnout.testing import run_script
+
+    signals = Signals(str(tmp_path))
+    script = f"""
+import os, signal, time
+from turnout import flow, task
+from turnout.testing import Signals
+from turnout_runners.dask import DaskTaskRunner
+
+signals = {signals!r}
+
+@task
+def stay():
+    signals.note("begun")
+    try:
+        while True:
+            time.sleep(0.01)
+    finally:
+        signals.set("ended")
+
+@flow(task_runner=DaskTaskRunner(address="{elsewhere.address}"))
+def main():
+    stay.submit()
+    signals.wait_count("begun", 1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+main()
+"""
+    assert run_script(script, tmp_path).returncode == -signal.SIGKILL
+    signals.wait("ended", 10)
+    with DaskTaskRunner(address=elsewhere.address) as runner:
+        assert double.submit(2).result() == 4
+        names = on_scheduler(runner, lambda dask_scheduler: [n for n in dask_scheduler.plugins if "turnout" in n])
+        assert len(names) == 1
+
+
+def test_logs_of_a_long_task_arrive_while_it_runs(
+    elsewhere: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    signals = Signals(str(tmp_path))
+    caplog.set_level(logging.INFO, "turnout")
+
+    @task
+    def long() -> None:
+        get_run_logger().info("half way")
+        signals.wait("go")
+
+    with DaskTaskRunner(address=elsewhere.address):
+        future = long.submit()
+        deadline = time.monotonic() + 20
+        while "half way" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert not future.done()
+        signals.set("go")
+        future.result()
+
+
+@pytest.mark.timeout(120)
+def test_ten_thousand_calls_one_by_one(own: DaskTaskRunner) -> None:
+    def size(dask_scheduler: Any) -> int:
+        return len(dask_scheduler.tasks)
+
+    with own:
+        assert sum(double.map(range(10_000)).result()) == 99_990_000
+        assert threading.active_count() < 100
+        deadline = time.monotonic() + 10
+        while on_scheduler(own, size):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)

@@ -1,0 +1,335 @@
+"""What is special to Ray, on a cluster of two nodes: options, resources, values, news, code, nodes that die."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped]
+import numpy as np
+import pytest
+
+from integration_tests.ray_clusters import Nodes
+from turnout import flow, get_run_logger, task
+from turnout.errors import CrashedRun, RunnerStartError
+from turnout.testing import Signals
+from turnout_runners.ray import RayTaskRunner
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _by_value(request: pytest.FixtureRequest) -> None:
+    cloudpickle.register_pickle_by_value(request.module)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    """A head node with one processor, and another one with one processor and a licence."""
+    nodes = Nodes()
+    try:
+        nodes.start_head()
+        nodes.start_node(resources='{"licence": 2}')
+        yield nodes
+    finally:
+        nodes.stop()
+
+
+@pytest.fixture(scope="module")
+def runner(nodes: Nodes) -> Iterator[RayTaskRunner]:
+    runner = RayTaskRunner(nodes.address)
+    with runner:
+        yield runner
+
+
+@task
+def add(left: Any, right: Any) -> Any:
+    return left + right
+
+
+@task
+def node() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def test_slots_are_the_processors_of_all_nodes(runner: RayTaskRunner) -> None:
+    assert runner.slots() == 2
+
+
+def test_calls_run_on_all_nodes(runner: RayTaskRunner, tmp_path: Path) -> None:
+    signals = Signals(str(tmp_path))
+
+    @task
+    def meet() -> str:
+        import ray
+
+        signals.note("there")
+        signals.wait_count("there", 2)
+        return str(ray.get_runtime_context().get_node_id())
+
+    first, second = meet.submit(), meet.submit()
+    assert first.result() != second.result()
+
+
+def test_resources_lead_to_the_node_that_has_them(runner: RayTaskRunner) -> None:
+    licensed = node.with_options(resources={"licence": 1})
+    places = {future.result() for future in [licensed.submit() for _ in range(4)]}
+    assert len(places) == 1
+
+
+@pytest.mark.parametrize(
+    ("resources", "text"),
+    [({"cpu": 8}, "cpu=8"), ({"memory": "1PiB"}, "memory=1 PiB"), ({"gpu": 1}, "gpu=1"), ({"licence": 3}, "licence=3")],
+)
+def test_impossible_resources_name_what_there_is(runner: RayTaskRunner, resources: dict[str, Any], text: str) -> None:
+    begin = time.monotonic()
+    error = add.with_options(resources=resources).submit(1, 2).exception()
+    assert time.monotonic() - begin < 5
+    assert text in str(error)
+    assert "which no node of the Ray cluster has" in str(error)
+    assert "cpu=1" in str(error)
+    assert "licence=2" in str(error)
+
+
+def test_options_reach_ray(runner: RayTaskRunner) -> None:
+    @task(ray_options={"num_cpus": 0.5, "runtime_env": {"env_vars": {"COLOUR": "green"}}})
+    def look() -> Any:
+        import ray
+
+        context: Any = ray.get_runtime_context()
+        return os.environ["COLOUR"], context.get_assigned_resources()
+
+    colour, resources = look.submit().result()
+    assert (colour, resources["CPU"]) == ("green", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"colour": "green"}, "no option 'colour' for tasks. It has .*num_cpus"),
+        ({"max_retries": 3}, "'max_retries' is not yours to set.*crash_retries"),
+        ({"num_cpus": "many"}, "ray_options of task 'add'"),
+        ({"resources": {"CPU": 1}}, "ray_options of task 'add'"),
+    ],
+)
+def test_options_that_ray_does_not_take(runner: RayTaskRunner, options: dict[str, Any], text: str) -> None:
+    error = add.with_options(ray_options=options).submit(1, 2).exception()
+    assert isinstance(error, CrashedRun)
+    with pytest.raises(type(error), match=text):
+        raise error
+    assert add.submit(1, 2).result() == 3
+
+
+def test_tasks_have_their_own_names_in_ray(runner: RayTaskRunner) -> None:
+    @task
+    def tell_name() -> str:
+        import ray
+
+        return str(ray.get_runtime_context().get_task_name())
+
+    assert tell_name.submit().result() == "tell_name"
+
+
+def test_large_values_stay_in_the_store_and_go_with_their_futures(runner: RayTaskRunner) -> None:
+    import ray
+    from ray._private.internal_api import memory_summary
+
+    references: Any = memory_summary
+
+    @task
+    def make(size: int) -> Any:
+        return np.ones(size)
+
+    @task
+    def bump(array: Any) -> Any:
+        array += 1
+        return array
+
+    future = make.submit(1_000_000)
+    last = bump.submit(bump.submit(future))
+    last.wait()
+    handle = future._data.handle
+    assert isinstance(handle[0], ray.ObjectRef)
+    assert last.result()[0] == 3
+    # What a task changes is its own.
+    assert future.result()[0] == 1
+    name = handle[0].hex()
+    del handle, future, last
+    deadline = time.monotonic() + 10
+    while name in references():
+        assert time.monotonic() < deadline, "the value is still there"
+        time.sleep(0.1)
+
+
+def test_logs_of_a_long_task_arrive_while_it_runs(
+    runner: RayTaskRunner, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "turnout")
+    signals = Signals(str(tmp_path))
+
+    @task
+    def talk() -> None:
+        for number in range(3):
+            get_run_logger().info("word %d", number)
+            time.sleep(0.1)
+        signals.wait("go")
+        get_run_logger().info("word 3")
+
+    future = talk.submit()
+    deadline = time.monotonic() + 20
+    while "word 2" not in caplog.text:
+        assert time.monotonic() < deadline, "nothing arrived"
+        time.sleep(0.01)
+    assert not future.done()
+    signals.set("go")
+    future.result()
+    words = [record.getMessage() for record in caplog.records if record.getMessage().startswith("word")]
+    assert words == [f"word {number}" for number in range(4)]
+
+
+def test_nested_calls_spread_over_the_nodes(runner: RayTaskRunner, tmp_path: Path) -> None:
+    signals = Signals(str(tmp_path))
+
+    @task
+    def meet() -> str:
+        import ray
+
+        signals.note("there")
+        signals.wait_count("there", 2)
+        return str(ray.get_runtime_context().get_node_id())
+
+    @task
+    def outer() -> Any:
+        return len({future.result() for future in [meet.submit(), meet.submit()]})
+
+    assert outer.submit().result() == 2
+
+
+def test_a_value_of_a_nested_call_stays_too(runner: RayTaskRunner) -> None:
+    @task
+    def make() -> Any:
+        return np.ones(500_000)
+
+    @task
+    def outer() -> Any:
+        return float(add.submit(make.submit(), make.submit()).result().sum())
+
+    assert outer.submit().result() == 1_000_000
+
+
+def test_a_cancelled_call_is_killed_with_what_it_submitted(runner: RayTaskRunner, tmp_path: Path) -> None:
+    signals = Signals(str(tmp_path))
+
+    @task
+    def inner() -> None:
+        signals.note("pid", str(os.getpid()))
+        time.sleep(100)
+
+    @task
+    def outer() -> None:
+        signals.note("pid", str(os.getpid()))
+        inner.submit().result()
+
+    future = outer.submit()
+    signals.wait_count("pid", 2)
+    assert future.cancel()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}/exe").exists() for pid in signals.notes("pid")):
+        assert time.monotonic() < deadline, "a body still runs"
+        time.sleep(0.05)
+
+
+def test_code_that_workers_lack_travels_along(nodes: Nodes, tmp_path: Path) -> None:
+    package = tmp_path / "shipped_words"
+    package.mkdir()
+    (package / "__init__.py").write_text("from .inner import word\n")
+    (package / "inner.py").write_text("def word():\n    return 'shipped'\n")
+    script = f"""
+import os, sys
+from turnout import flow, task
+from turnout_runners.ray import RayTaskRunner
+
+@task
+def inner():
+    import shipped_words
+    return shipped_words.word()
+
+@task
+def say():
+    import shipped_words
+    return shipped_words.word(), inner.submit().result(), os.path.dirname(os.path.dirname(shipped_words.__file__))
+
+@flow(task_runner=RayTaskRunner({nodes.address!r}, ship=[{str(package)!r}]))
+def main():
+    return say.submit().result()
+
+for word in main():
+    print(word)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd="/", capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    *words, folder = done.stdout.split()
+    assert words == ["shipped", "shipped"]
+    deadline = time.monotonic() + 10
+    while Path(folder).exists():
+        assert time.monotonic() < deadline, "the code is still there"
+        time.sleep(0.1)
+
+
+def test_another_cluster_is_refused(runner: RayTaskRunner) -> None:
+    @flow(task_runner=RayTaskRunner("127.0.0.1:1"))
+    def main() -> Any:
+        return add.submit(1, 2).result()
+
+    with pytest.raises(RunnerStartError, match="A process can have one connection to Ray"):
+        main()
+
+
+def test_ten_thousand_calls_end(runner: RayTaskRunner) -> None:
+    futures = add.map(range(10_000), 1)
+    assert sum(futures.result()) == sum(range(1, 10_001))
+
+
+@pytest.mark.timeout(150)  # Ray takes its time to find out
+def test_a_node_that_dies_costs_its_calls_one_run(runner: RayTaskRunner, nodes: Nodes, tmp_path: Path) -> None:
+    """Calls on it run again elsewhere; a value that was there is lost, and that is said."""
+    signals = Signals(str(tmp_path))
+    number = nodes.start_node(resources='{"doomed": 1}')
+    deadline = time.monotonic() + 20
+    while runner.slots() < 3:
+        assert time.monotonic() < deadline, "a node that joins is counted"
+        time.sleep(0.1)
+
+    @task(resources={"doomed": 0.1})
+    def make() -> Any:
+        return np.ones(1_000_000)
+
+    @task
+    def meet(number: int) -> int:
+        signals.note("there")
+        signals.wait("go", timeout=100)
+        return number
+
+    stays_there = make.submit()
+    stays_there.wait()
+    running = meet.map(range(3))
+    signals.wait_count("there", 3)
+    nodes.kill(number)
+    signals.set("go")
+    assert running.result() == [0, 1, 2]
+    assert signals.count("there") == 4
+    error = add.with_options(crash_retries=0).submit(stays_there, 1).exception()
+    assert "a value that it needs is lost" in str(error)
+    with pytest.raises(Exception, match="Failed to retrieve object"):
+        stays_there.result()
+    del stays_there

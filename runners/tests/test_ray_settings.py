@@ -1,0 +1,106 @@
+"""The Ray runner as a recipe: addresses, words, options, and what it says before any Ray is there."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from turnout import flow, task
+from turnout.errors import RunnerOptionError, RunnerStartError, RunnerStoppedError
+from turnout.registry import resolve
+from turnout_runners.ray import RayTaskRunner
+from turnout_runners.ray._addresses import host_and_port, same_place
+
+
+@task
+def double(x: int) -> int:
+    return 2 * x
+
+
+@pytest.mark.parametrize(
+    ("word", "runner"),
+    [
+        ("ray", RayTaskRunner()),
+        ("ray?num_cpus=2", RayTaskRunner(num_cpus=2)),
+        ("ray?address=head:6379", RayTaskRunner("head:6379")),
+        ("ray://head:10001", RayTaskRunner("ray://head:10001")),
+        ("ray://head:10001?num_cpus=4&namespace=mine", RayTaskRunner("ray://head:10001", num_cpus=4, namespace="mine")),
+    ],
+)
+def test_words(word: str, runner: RayTaskRunner) -> None:
+    assert resolve(word) == runner
+
+
+@pytest.mark.parametrize("url", ["ray://head", "ray://head:port", "ray://head:10001?num_cpus=many", "ray://h:1?a=b"])
+def test_urls_that_make_no_sense(url: str) -> None:
+    with pytest.raises(RunnerOptionError, match="ray://h"):
+        resolve(url)
+
+
+@pytest.mark.parametrize("address", ["head", "head:", ":6379", "head:port", "", "ray://", 6379])
+def test_addresses_that_make_no_sense(address: str) -> None:
+    with pytest.raises(RunnerOptionError, match="auto"):
+        RayTaskRunner(address)
+
+
+@pytest.mark.parametrize("settings", [{"num_cpus": 0}, {"num_cpus": 1.5}, {"connect_timeout": 0}])
+def test_numbers_that_make_no_sense(settings: dict[str, int]) -> None:
+    with pytest.raises(RunnerOptionError, match=next(iter(settings))):
+        RayTaskRunner(**settings)  # type: ignore[arg-type]
+
+
+def test_recipe() -> None:
+    runner = RayTaskRunner("head:6379", num_cpus=2, runtime_env={"env_vars": {"A": "1"}})
+    assert pickle.loads(pickle.dumps(runner)) == runner
+    assert eval(repr(runner)) == runner
+    assert runner != RayTaskRunner("head:6379", num_cpus=2)
+    assert runner.slots() == 2
+
+
+def test_making_a_recipe_does_not_load_ray() -> None:
+    script = (
+        "import sys; from turnout.registry import resolve; resolve('ray?num_cpus=2'); "
+        "assert not {'ray', 'grpc'} & set(sys.modules), 'loaded'"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_submitting_where_nothing_was_started_is_an_error() -> None:
+    with pytest.raises(RunnerStoppedError, match="not running"):
+        RayTaskRunner().submit(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_nobody_answers(scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    address = f"{scheme}127.0.0.1:{port}"
+
+    @flow(task_runner=RayTaskRunner(address, connect_timeout=1))
+    def main() -> int:
+        return double.submit(1).result()
+
+    begin = time.monotonic()
+    with pytest.raises(RunnerStartError, match=rf"No Ray answers at {address}: .* 1 s .*ray start --head"):
+        main()
+    assert time.monotonic() - begin < 5
+
+
+def test_hosts_and_ports() -> None:
+    assert host_and_port("head:6379") == ("head", 6379)
+    assert host_and_port("ray://head:10001") == ("head", 10001)
+    assert host_and_port("[fe80::1]:6379") == ("fe80::1", 6379)
+    with pytest.raises(ValueError, match="host:port"):
+        host_and_port("head")
+
+
+def test_same_places() -> None:
+    assert same_place("127.0.0.1:1", "localhost:1")
+    assert not same_place("127.0.0.1:1", "127.0.0.1:2")
+    assert not same_place("ray://127.0.0.1:1", "127.0.0.1:1")
+    assert not same_place(None, "127.0.0.1:1")

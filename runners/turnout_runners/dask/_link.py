@@ -1,0 +1,436 @@
+"""A client of Dask in use: batches go out through it, and news of them come back."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pickle
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from turnout._failures import encode
+from turnout._serialization import Parcel
+from turnout.errors import RunnerOptionError, RunnerStoppedError
+from turnout.runner import Batch, Host, Outcome, OutcomeKind, Stored, TaskRunner
+from turnout.worker import this_process
+
+from . import _remote
+from ._journal import entries, journal_path
+from ._placement import Placement, Worker, checked_options, place, why_nowhere
+from ._sent import Sent, verdicts
+from ._wire import Header, Kept, News, Package, Place, key_of, number_of
+
+__all__ = ["Link", "Terms", "topic_of_run"]
+
+logger = logging.getLogger("turnout")
+
+# Functions up to this many bytes go along with each batch.
+_SMALL_FUNCTION: Final = 4096
+# A cluster grows by what waits for it: it has to be shown that there is more to do than it can.
+_LEAST_OF_ELASTIC: Final = 50
+_LOOK_SECONDS: Final = 0.25
+# How long to wait, in seconds: for the news of a batch that is over; for a worker that a batch may run on.
+_NEWS_PATIENCE: Final = 2.0
+_PLACE_PATIENCE: Final = 4.0
+
+
+class Terms(NamedTuple):
+    """What is particular about the cluster."""
+
+    base: str
+    """The topic of the run."""
+    journal: str = ""
+    """The directory of the workers' journals, or nothing."""
+    is_nested: bool = False
+    """Whether batches come from a worker: they go first, and those that wait for others leave their place to those."""
+    is_elastic: bool = False
+    """Whether there may be more workers later, of whatever kind."""
+    cause_of_death: Callable[[str], str] = "the worker {} died".format
+    """Says of what the worker with an address died."""
+    check_connection: Callable[[], str | None] = lambda: None
+    """Says what is wrong with the connection, or None."""
+
+
+def topic_of_run() -> str:
+    """Return a topic that nobody else uses."""
+    return f"turnout-{uuid.uuid4().hex[:16]}"
+
+
+class Link:
+    """Sends batches to a cluster and reports what becomes of them, until it is closed.
+
+    Parameters
+    ----------
+    client
+        A :class:`distributed.Client` that is connected.
+    host
+        Takes the outcomes.
+    runner
+        Whose values the stored ones are.
+    terms
+        What is particular about the cluster.
+    """
+
+    def __init__(self, client: Any, host: Host, runner: TaskRunner, terms: Terms) -> None:
+        self.client = client
+        self.workers: dict[str, Worker] = {}
+        self._host = host
+        self._runner = runner
+        self._terms = terms
+        self._id = uuid.uuid4().hex[:16]
+        self._topic = f"{terms.base}/{self._id}"
+        self._comm = client.scheduler_comm
+        # Guards what follows.
+        self._lock = threading.Lock()
+        self._number = 0
+        self._open: dict[int, Sent] = {}
+        self._numbers: dict[Batch, int] = {}
+        self._nowhere: dict[Batch, float] = {}
+        self._functions: dict[bytes, Any] = {}
+        self._lost: str | None = None
+        self._slots = 1
+        self._most_workers = 0
+        self._news: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._reporter = threading.Thread(target=self._report_news, name="turnout-dask-news", daemon=True)
+
+    def open(self) -> None:
+        """Listen for news, and learn what workers there are."""
+        self.client.subscribe_topic(self._topic, self._take_event)
+        self.client.subscribe_topic(self._terms.base, self._take_event)
+        self.learn(self.client.sync(self.client.scheduler.identity)["workers"])
+        self._reporter.start()
+
+    def close(self) -> None:
+        """Let go of everything; the client stays open."""
+        self._news.put(None)
+        if self._reporter.is_alive() and self._reporter is not threading.current_thread():
+            self._reporter.join()
+        with self._lock:
+            self._lost = self._lost or "it has been stopped"
+            self._open.clear()
+            self._numbers.clear()
+            self._functions.clear()
+        for topic in (self._topic, self._terms.base):
+            with contextlib.suppress(Exception):
+                self.client.unsubscribe_topic(topic)
+                self.client._event_handlers.pop(topic, None)
+
+    def slots(self) -> int:
+        """Return how many threads the workers have together, or more where that makes a cluster grow."""
+        if not self._terms.is_nested:
+            return self._slots
+        # What a batch waits for may have to go this way, too.
+        return self._slots + sum(sent.is_waiting for sent in list(self._open.values()))
+
+    def learn(self, workers: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take note of the workers that there are."""
+        self.workers = {address: Worker.told(address, told) for address, told in workers.items()}
+        self._most_workers = max(self._most_workers, len(self.workers))
+        threads = sum(worker.threads for worker in self.workers.values())
+        self._slots = max(_LEAST_OF_ELASTIC if self._terms.is_elastic else 1, threads)
+
+    # Sending
+
+    def submit(self, batch: Batch) -> None:
+        """Send a batch, or keep it until there is a worker for it.
+
+        Raises
+        ------
+        RunnerOptionError
+            If the task has options that Dask doesn't, or needs what no worker has.
+        RunnerStoppedError
+            If the connection is lost.
+        """
+        checked_options(batch)
+        placement = place(batch, self.workers)
+        if placement is not None:
+            self._send(batch, placement)
+            return
+        if not self._terms.is_elastic and self.workers and len(self.workers) >= self._most_workers:
+            # No worker is missing that might come back.
+            raise RunnerOptionError(why_nowhere(batch, self.workers))
+        with self._lock:
+            self._nowhere[batch] = time.monotonic()
+
+    def _send(self, batch: Batch, placement: Placement) -> None:
+        package, values = self._packed(batch)
+        with self._lock:
+            if self._lost is not None:
+                raise RunnerStoppedError(f"The Dask cluster can't be reached: {self._lost}. Start the flow again.")
+            self._number += 1
+            sent = self._open[self._number] = Sent(self._number, batch)
+            self._numbers[batch] = sent.number
+            sent.only_on = placement.only_on
+        try:
+            sent.future = self._submit(sent, package, values, placement.keywords)
+        except BaseException:
+            self._forget(sent)
+            raise
+
+    def _submit(self, sent: Sent, package: bytes, values: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        from dask.base import annotate
+
+        batch = sent.batch
+        key = key_of(batch.calls[0].task.name, self._id, sent.number)
+        # As bytes: Dask replaces texts that look like keys.
+        header = Header(
+            topic=self._topic,
+            base=self._terms.base,
+            number=sent.number,
+            key=key,
+            calls=len(batch.calls),
+            is_async=batch.is_async,
+            origin=this_process(),
+            journal=self._terms.journal,
+        )
+        marks = {"turnout": self._terms.base, "turnout_topic": self._topic, "turnout_once": not batch.may_stay}
+        if self._terms.is_nested:
+            # What somebody waits for goes before what would only wait, too.
+            keywords = {**keywords, "priority": keywords.get("priority", 0) + 1}
+        with annotate(**marks):
+            return self.client.submit(
+                _remote.run, pickle.dumps(tuple(header)), package, *values, key=key, pure=False, **keywords
+            )
+
+    def _packed(self, batch: Batch) -> tuple[bytes, list[Any]]:
+        """Return a batch as bytes, and the futures of Dask that go with it."""
+        large = [digest for digest, blob in batch.functions.items() if len(blob) > _SMALL_FUNCTION]
+        functions = {digest: blob for digest, blob in batch.functions.items() if digest not in large}
+        futures: list[Any] = []
+        places: dict[int, int] = {}
+        upstream = []
+        for value in batch.upstream:
+            if isinstance(value, Stored):
+                future, index = value.handle
+                position = places.setdefault(id(future), len(futures))
+                if position == len(futures):
+                    futures.append(future)
+                upstream.append(Place(position, index))
+            else:
+                upstream.append(value)
+        package = Package(batch.body, functions, tuple(large), upstream)
+        data = pickle.dumps(tuple(package), protocol=5)
+        return data, [*(self._function(digest, batch) for digest in large), *futures]
+
+    def _function(self, digest: bytes, batch: Batch) -> Any:
+        """Return the future of a large function, which Dask sends to each worker once."""
+        future = self._functions.get(digest)
+        if future is None or future.status not in ("pending", "finished"):
+            key = f"function-{self._id}{uuid.uuid4().hex[:16]}"
+            future = self.client.submit(_remote.same, batch.functions[digest], key=key, pure=False)
+            self._functions[digest] = future
+        return future
+
+    def fetch(self, stored: Stored) -> Parcel:
+        """Bring a value here."""
+        future, index = stored.handle
+        kept = future.result()
+        assert isinstance(kept, Kept)
+        return kept.parcels[index]
+
+    # Cancelling
+
+    def cancel(self, batch: Batch) -> bool:
+        """Have a batch stopped, or not begun; return whether it is under way."""
+        with self._lock:
+            waited = self._nowhere.pop(batch, None)
+            sent = self._open.get(self._numbers.get(batch, 0))
+        if waited is not None:
+            self._news.put(lambda: self._host.report(batch, _each(batch, OutcomeKind.RETURNED, None)))
+        elif sent is not None:
+            self._recall(sent)
+        return waited is not None or sent is not None
+
+    def _recall(self, sent: Sent) -> None:
+        """Ask all workers to stop a batch, or not to begin it."""
+        with self._lock:
+            if sent.is_recalled:
+                return
+            sent.is_recalled = True
+        # In its loop the client waits for no answer.
+        self.client.loop.add_callback(self._ask_to_stop, sent)
+
+    async def _ask_to_stop(self, sent: Sent) -> None:
+        answers: Mapping[str, Any] = {}
+        with contextlib.suppress(Exception):
+            answers = await self.client.run(_remote.stop, self._topic, sent.number, on_error="ignore")
+        if True not in answers.values():
+            # No worker has it, and none will begin it.
+            self._news.put(lambda: self._report(sent, sent.rest(OutcomeKind.RETURNED)))
+
+    # News
+
+    def _take_event(self, event: tuple[float, Any]) -> None:
+        """Take an event. Called in the client's loop, where nothing may wait."""
+        message = event[1]
+        if isinstance(message, bytes):
+            self._news.put(lambda: self._take_news(News.unpacked(message)))
+        elif message.get("op") == "lost":
+            self._news.put(lambda: self._worker_died(message["from"], message["keys"]))
+        elif message.get("op") == "workers":
+            self._news.put(lambda: self._workers_changed(message["workers"]))
+
+    def _report_news(self) -> None:
+        """Call what is in the queue, and look around in between. Users' hooks run in here."""
+        looked = time.monotonic()
+        while True:
+            try:
+                action = self._news.get(timeout=_LOOK_SECONDS)
+                if action is None:
+                    return
+                action()
+            except queue.Empty:
+                pass
+            except Exception:
+                logger.exception("News of a Dask cluster could not be taken.")
+            if time.monotonic() - looked > _LOOK_SECONDS:
+                looked = time.monotonic()
+                try:
+                    self._look_around()
+                except Exception:
+                    logger.exception("The state of a Dask cluster could not be seen.")
+
+    def _take_news(self, news: News) -> None:
+        sent = self._open.get(news.number)
+        if sent is not None:
+            waited = sent.is_waiting
+            outcomes = sent.take(news)
+            if sent.is_waiting and not waited:
+                # There is more room.
+                self._host.report(sent.batch, ())
+            if sent.staying and sent.future is not None:
+                sent.future.add_done_callback(lambda _: self._news.put(lambda: self._collect(sent)))
+            self._report(sent, outcomes)
+
+    def _collect(self, sent: Sent) -> None:
+        """Report results that stay on a worker, now that Dask has them."""
+        if sent.future.status != "finished":
+            return
+        outcomes = [outcome._replace(data=self._stored(sent, outcome)) for outcome in sent.staying.values()]
+        sent.left -= sent.staying.keys()
+        sent.staying.clear()
+        self._report(sent, outcomes)
+
+    def _stored(self, sent: Sent, outcome: Outcome) -> Any:
+        stored = Stored(self._runner, (sent.future, outcome.index), outcome.data.nbytes)
+        # What must not run twice must not be lost with a worker.
+        return stored if sent.batch.may_stay else self.fetch(stored)
+
+    def _worker_died(self, worker: str, keys: Sequence[str]) -> None:
+        for message in self._last_words(worker):
+            news = News.unpacked(message)
+            if news.topic == self._topic:
+                self._take_news(news)
+        held = [sent for key in keys if (sent := self._open.get(number_of(key))) is not None]
+        if held:
+            told_all = bool(self._terms.journal)
+            cause = self._terms.cause_of_death(worker) if worker else "its worker is being closed"
+            for sent, outcomes in verdicts(held, cause, told_all=told_all):
+                self._report(sent, outcomes)
+
+    def _last_words(self, worker: str) -> list[bytes]:
+        return list(entries(journal_path(self._terms.journal, worker))) if self._terms.journal and worker else []
+
+    def _workers_changed(self, workers: Mapping[str, Any]) -> None:
+        before = self._slots
+        self.learn(workers)
+        with self._lock:
+            nowhere, open_ = list(self._nowhere), list(self._open.values())
+        for sent in open_:
+            if sent.only_on and not sent.only_on & self.workers.keys() and not sent.running:
+                # Dask would wait for one of those to come back.
+                self._recall(sent)
+        self._place_again(nowhere)
+        if open_ and self._slots > before:
+            # Nothing new of it: but there is room for more.
+            self._host.report(open_[0].batch, ())
+
+    def _place_again(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            placement = place(batch, self.workers)
+            if placement is None:
+                continue
+            with self._lock:
+                if self._nowhere.pop(batch, None) is None:
+                    continue
+            try:
+                self._send(batch, placement)
+            except Exception as error:
+                self._host.report(batch, _each(batch, OutcomeKind.CRASHED, str(error)))
+
+    def _report(self, sent: Sent, outcomes: Sequence[Outcome]) -> None:
+        if not sent.left:
+            # Before: what is reported may start it anew.
+            self._forget(sent)
+        if outcomes:
+            self._host.report(sent.batch, outcomes)
+
+    def _forget(self, sent: Sent) -> None:
+        with self._lock:
+            self._open.pop(sent.number, None)
+            if self._numbers.get(sent.batch) == sent.number:
+                del self._numbers[sent.batch]
+
+    # What no news tells of
+
+    def _look_around(self) -> None:
+        problem = self._terms.check_connection()
+        if self.client.scheduler_comm is not self._comm or self.client.status != "running":
+            problem = problem or "the connection to the scheduler is lost"
+        if problem is not None and self._lost is None:
+            self._connection_lost(problem)
+            return
+        now = time.monotonic()
+        self._give_up_nowhere(now)
+        for sent in list(self._open.values()):
+            if sent.future is None or sent.future.status == "pending":
+                continue
+            sent.odd_since = sent.odd_since or now
+            if now - sent.odd_since > _NEWS_PATIENCE:
+                self._settle_odd(sent, sent.future.status)
+
+    def _settle_odd(self, sent: Sent, status: str) -> None:
+        """Settle a batch that Dask is done with, and of which no news came."""
+        if status == "finished" and sent.staying and sent.left == sent.staying.keys():
+            self._collect(sent)
+        elif status in ("cancelled", "lost"):
+            # A value that it needs went with its worker; but it may have begun.
+            self._recall(sent)
+        elif status == "error" and not sent.is_recalled:
+            error = sent.future.exception(timeout=5)
+            cause = f"Dask did not run it: {type(error).__name__}: {error}"
+            self._report(sent, sent.rest(OutcomeKind.CRASHED, cause))
+        elif not sent.is_recalled:
+            self._report(sent, sent.rest(OutcomeKind.CRASHED, "Dask says that it is over, but its outcome is lost"))
+
+    def _give_up_nowhere(self, now: float) -> None:
+        with self._lock:
+            late = [batch for batch, since in self._nowhere.items() if now - since > _PLACE_PATIENCE]
+            if not self._terms.is_elastic:
+                for batch in late:
+                    del self._nowhere[batch]
+        for batch in late:
+            why = why_nowhere(batch, self.workers)
+            if not self._terms.is_elastic:
+                self._host.report(batch, _each(batch, OutcomeKind.FAILURE, encode(RunnerOptionError(why))))
+            elif self._nowhere.get(batch, 0.0) != float("inf"):
+                self._nowhere[batch] = float("inf")
+                logger.warning("Waiting for the cluster to grow: %s.", why)
+
+    def _connection_lost(self, problem: str) -> None:
+        with self._lock:
+            self._lost = problem
+            open_, nowhere = list(self._open.values()), list(self._nowhere)
+            self._nowhere.clear()
+        for sent in open_:
+            self._report(sent, sent.rest(OutcomeKind.CRASHED, problem))
+        for batch in nowhere:
+            self._host.report(batch, _each(batch, OutcomeKind.CRASHED, problem))
+
+
+def _each(batch: Batch, kind: OutcomeKind, data: Any) -> list[Outcome]:
+    return [Outcome(index, kind, data) for index in range(len(batch.calls))]

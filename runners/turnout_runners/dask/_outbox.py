@@ -1,0 +1,94 @@
+"""A worker's way to those who sent it batches: news go by Dask's own connection, as events of a topic."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any, Final
+
+from ._journal import Journal, journal_path
+from ._wire import News
+
+__all__ = ["Outbox"]
+
+_PATIENCE: Final = 5.0
+_STEP: Final = 0.0005
+
+
+class Outbox:
+    """Sends the news of all batches of one Dask worker.
+
+    Dask sends the events of a worker, and the ends of its tasks, in the order in which they are given to its loop: news
+    that were emitted before the task of a batch ends arrive before the word of that end.
+
+    Parameters
+    ----------
+    worker
+        The :class:`distributed.Worker`.
+    """
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        # Re-entrant, because a destructor that logs may come in between.
+        self._lock = threading.RLock()
+        self._pending: list[tuple[str, bytes, Journal | None]] = []
+        self._journals: dict[str, Journal] = {}
+        self._is_scheduled = False
+
+    def send(self, news: News, journals: str) -> None:
+        """Send news of a batch, from any thread.
+
+        Parameters
+        ----------
+        news
+            The news.
+        journals
+            The directory of the workers' journals, or nothing.
+        """
+        message = news.packed()
+        with self._lock:
+            journal = self._journal(journals)
+            if journal is not None:
+                journal.write(message)
+            self._pending.append((news.topic, message, journal))
+            if self._is_scheduled:
+                return
+            self._is_scheduled = True
+        # What others emit until the loop comes to it goes along.
+        self._worker.loop.add_callback(self.flush)
+
+    def flush(self) -> None:
+        """Hand everything to Dask. Called in the worker's loop."""
+        with self._lock:
+            pending, self._pending = self._pending, []
+            self._is_scheduled = False
+            if not getattr(self._worker.batched_stream, "buffer", True):
+                # All that was handed over before is on its way.
+                for journal in self._journals.values():
+                    journal.restart(message for _, message, its in pending if its is journal)
+        for topic, message, _ in pending:
+            self._worker.log_event(topic, message)
+
+    def wait_until_sent(self) -> None:
+        """Wait, in a thread that is not the loop's, until all that was told before is on its way.
+
+        Where no journal is read, that makes sure of what began on a worker that dies. It takes a millisecond or two.
+        """
+        sent = threading.Event()
+        self._worker.loop.add_callback(self._settle, sent)
+        sent.wait(_PATIENCE)
+
+    async def _settle(self, sent: threading.Event) -> None:
+        self.flush()
+        # A message that has left the buffer has gone to the socket in the same step, or as much of it as fits.
+        while getattr(self._worker.batched_stream, "buffer", None):  # noqa: ASYNC110 - Dask has no event for it
+            await asyncio.sleep(_STEP)
+        sent.set()
+
+    def _journal(self, directory: str) -> Journal | None:
+        if not directory:
+            return None
+        journal = self._journals.get(directory)
+        if journal is None:
+            journal = self._journals[directory] = Journal(journal_path(directory, self._worker.address))
+        return journal

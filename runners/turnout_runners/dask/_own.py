@@ -1,0 +1,190 @@
+"""A cluster of our own on this machine: loopback only, no main guard needed, and it knows what its workers died of."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing.spawn
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import dask.config
+import distributed
+from distributed.deploy.cluster import Cluster
+from distributed.nanny import Nanny
+
+__all__ = ["OwnCluster", "cause_of"]
+
+# By what Dask names the processes of workers, ours among them.
+_PROCESS_NAME: Final = "Dask Worker process (from Nanny)"
+_MAIN: Final = ("init_main_from_path", "init_main_from_name")
+_WORKER_SETTINGS: Final = {
+    # Tasks may use multiprocessing.
+    "distributed.worker.daemon": False,
+    "distributed.worker.multiprocessing-method": "spawn",
+}
+_SCHEDULER_SETTINGS: Final = {
+    # The first death counts: how often a call is run again, the engine decides.
+    "distributed.scheduler.allowed-failures": 0,
+    # Otherwise a worker that ends a tiny task waits for the network before it gets the next.
+    "distributed.scheduler.worker-saturation": "inf",
+    # How many messages each connection keeps for debugging; ours hold results.
+    "distributed.admin.low-level-log-length": 10,
+}
+# How long to wait for the exit code of a worker whose connection is gone, in seconds.
+_PATIENCE: Final = 3.0
+
+
+class OwnCluster:
+    """A :class:`distributed.LocalCluster` with worker processes.
+
+    Parameters
+    ----------
+    n_workers, threads_per_worker, memory_limit
+        As for ``LocalCluster``.
+    more
+        Other arguments for it, which win over ours.
+    """
+
+    def __init__(self, n_workers: int, threads_per_worker: int, memory_limit: Any, more: Mapping[str, Any]) -> None:
+        self.directory = tempfile.mkdtemp(prefix="turnout-dask-", dir=dask.config.get("temporary-directory"))
+        self.journal = str(Path(self.directory, "journals"))
+        Path(self.journal).mkdir()
+        resources = {"cpu": threads_per_worker} | dict(more.get("resources") or {})
+        settings: dict[str, Any] = {
+            "n_workers": n_workers,
+            "threads_per_worker": threads_per_worker,
+            "processes": True,
+            "worker_class": _Nanny,
+            # By default Dask listens with its dashboard on all addresses.
+            "protocol": "tcp://",
+            "host": "127.0.0.1",
+            "dashboard_address": "127.0.0.1:0",
+            # What goes wrong in tasks comes to the driver as their outcome.
+            "silence_logs": logging.CRITICAL,
+            "local_directory": self.directory,
+            **more,
+            "resources": resources,
+        }
+        if memory_limit is not None:
+            settings["memory_limit"] = memory_limit
+        try:
+            # Dask would leave a directory behind.
+            scratch = {"temporary-directory": self.directory}
+            with dask.config.set(_WORKER_SETTINGS | _SCHEDULER_SETTINGS | scratch):
+                make: Callable[..., Any] = _Cluster
+                self.cluster = make(**settings)
+        except BaseException:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            raise
+
+    def close(self) -> None:
+        """End scheduler and workers, and wait until they are gone."""
+        try:
+            self.cluster.close()
+        finally:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class _Cluster(distributed.LocalCluster):
+    """Goes on with workers that die often."""
+
+    def _update_worker_status(self, op: str, msg: Any) -> None:
+        # Without what SpecCluster does in between: some time after a worker has died, it gives its nanny up if the next
+        # one is just then dead as well. Ours come back.
+        Cluster._update_worker_status(self, op, msg)  # type: ignore[no-untyped-call]
+
+
+class _Nanny(Nanny):
+    """Starts and restarts a worker process."""
+
+    async def instantiate(self) -> Any:
+        with _starting_workers():
+            return await super().instantiate()
+
+    def _on_worker_exit_sync(self, exitcode: int) -> None:
+        if self.worker_address is not None:
+            _exits.note(self.worker_address, exitcode)
+        super()._on_worker_exit_sync(exitcode)  # type: ignore[no-untyped-call]
+
+
+class _Exits:
+    """The exit codes of worker processes, by address."""
+
+    def __init__(self) -> None:
+        self._codes: dict[str, int | None] = {}
+        self._changed = threading.Condition()
+
+    def note(self, address: str, code: int | None) -> None:
+        with self._changed:
+            self._codes[address] = code
+            self._changed.notify_all()
+
+    def wait_for(self, address: str) -> int | None:
+        """Return the exit code of a worker that is dying, or None if it can't be had."""
+        with self._changed:
+            self._changed.wait_for(lambda: address in self._codes, _PATIENCE)
+            return self._codes.pop(address, None)
+
+
+_exits: Final = _Exits()
+
+
+def cause_of(address: str) -> str:
+    """Return what the worker of ours with this address died of."""
+    code = _exits.wait_for(address)
+    if code is None:
+        return f"the worker {address} died"
+    if code >= 0:
+        return f"the worker {address} ended with exit code {code}"
+    return f"the worker {address} was killed by signal {-code} ({_signal_name(-code)})"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"
+
+
+_starting: Final = threading.Lock()
+_starting_count = 0
+_settings: Any = None
+_original: Any = None
+
+
+@contextlib.contextmanager
+def _starting_workers() -> Iterator[None]:
+    """Let worker processes of Dask start without importing the driver's main module again.
+
+    That import would run a script's flow in each worker. They don't need it: what is defined there travels by value.
+    Other processes that are started meanwhile are left alone. Counted, because several workers start side by side.
+    """
+    global _starting_count, _settings, _original
+    with _starting:
+        if not _starting_count:
+            _original = multiprocessing.spawn.get_preparation_data
+            multiprocessing.spawn.get_preparation_data = _without_main
+            _settings = dask.config.set(_WORKER_SETTINGS)
+        _starting_count += 1
+    try:
+        yield
+    finally:
+        with _starting:
+            _starting_count -= 1
+            if not _starting_count:
+                multiprocessing.spawn.get_preparation_data = _original
+                _settings.__exit__(None, None, None)
+
+
+def _without_main(name: str) -> dict[str, Any]:
+    data: dict[str, Any] = _original(name)
+    if name == _PROCESS_NAME:
+        for key in _MAIN:
+            data.pop(key, None)
+    return data

@@ -1,0 +1,255 @@
+"""The Dask runner as the engine sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+from turnout.errors import RunnerOptionError, RunnerStartError, RunnerStoppedError
+from turnout.runner import Batch, Capabilities, Host, Stored, TaskRunner, check_count
+
+if TYPE_CHECKING:
+    from turnout._serialization import Parcel
+
+    from ._clusters import Connection
+    from ._link import Link
+
+__all__ = ["DaskTaskRunner"]
+
+_FOREIGN: Final = Capabilities(
+    cancel="cooperative",
+    frees_slot=True,
+    # The workers of others may have several threads, and die with several calls.
+    isolates_crashes=False,
+    explains_crashes=False,
+    keeps_results=False,
+    knows_resources=True,
+    nested="shared",
+    streams=True,
+    ends_with_driver=False,
+)
+_OWN: Final = dataclasses.replace(_FOREIGN, isolates_crashes=True, explains_crashes=True, ends_with_driver=True)
+
+
+class DaskTaskRunner(TaskRunner):
+    """Runs calls on a Dask cluster: one of its own on this machine, or any other.
+
+    Large results stay on the workers that made them, and travel from worker to worker. Tasks may submit tasks, which
+    spread over the cluster. A running body that is cancelled or out of time is asked to stop, and its slot is free for
+    others at once.
+
+    Parameters
+    ----------
+    n_workers, threads_per_worker
+        Of the cluster of its own. By default, as many workers as this process may use processors, with one thread
+        each: then a worker that dies takes only its own call with it.
+    memory_limit
+        Of each worker, in bytes or as Dask writes it, such as ``"4GiB"``.
+    address
+        Of a scheduler that is up: ``"tcp://host:8786"`` or ``"tls://host:8786"``.
+    security
+        For ``tls://``: a :class:`distributed.Security`, or paths by the names ``tls_ca_file``, ``tls_client_cert`` and
+        ``tls_client_key``.
+    client_kwargs
+        More arguments for :class:`distributed.Client`.
+    cluster
+        A cluster object of Dask's, which stays up.
+    cluster_class
+        A class of clusters, or its place as ``"package.Class"``: one is made for each run, and closed.
+    cluster_kwargs
+        Arguments for the class, or more of them for :class:`distributed.LocalCluster`.
+    adapt_kwargs
+        Arguments for the cluster's ``adapt``, such as ``{"minimum": 0, "maximum": 10}``.
+    ship
+        Modules, and paths of packages or modules, that the workers lack: they travel with the run.
+    connect_timeout
+        How long to wait for a scheduler, in seconds.
+    performance_report_path
+        Where Dask writes its report when the runner stops.
+
+    Raises
+    ------
+    RunnerOptionError
+        If settings are wrong, or don't go together.
+
+    Examples
+    --------
+    >>> runner = DaskTaskRunner(n_workers=2)
+    >>> runner
+    DaskTaskRunner(n_workers=2)
+    >>> DaskTaskRunner.from_url("tls://head:8786")
+    DaskTaskRunner(address='tls://head:8786')
+    """
+
+    capabilities: Capabilities = _OWN
+
+    def __init__(
+        self,
+        n_workers: int | None = None,
+        threads_per_worker: int | None = None,
+        memory_limit: int | float | str | None = None,
+        *,
+        address: str | None = None,
+        security: Any = None,
+        client_kwargs: Mapping[str, Any] | None = None,
+        cluster: Any = None,
+        cluster_class: Any = None,
+        cluster_kwargs: Mapping[str, Any] | None = None,
+        adapt_kwargs: Mapping[str, Any] | None = None,
+        ship: Sequence[ModuleType | str] = (),
+        connect_timeout: float = 10.0,
+        performance_report_path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        check_count("n_workers", n_workers)
+        check_count("threads_per_worker", threads_per_worker)
+        self._n_workers = n_workers
+        self._threads_per_worker = threads_per_worker
+        self._memory_limit = memory_limit
+        self._address = address
+        self._security = security
+        self._client_kwargs = client_kwargs
+        self._cluster = cluster
+        self._cluster_class = cluster_class
+        self._cluster_kwargs = cluster_kwargs
+        self._adapt_kwargs = adapt_kwargs
+        self._ship = ship
+        self._connect_timeout = connect_timeout
+        self._performance_report_path = performance_report_path
+        self._check()
+        is_own = address is None and cluster is None and cluster_class is None
+        self.capabilities = _OWN if is_own else _FOREIGN
+        if (threads_per_worker or 1) > 1:
+            self.capabilities = dataclasses.replace(self.capabilities, isolates_crashes=False)
+        self._connection: Connection | None = None
+        self._link: Link | None = None
+
+    @classmethod
+    def from_url(cls, url: str) -> DaskTaskRunner:
+        """Return the runner for a scheduler's address, ``tcp://`` or ``tls://``."""
+        return cls(address=url)
+
+    def _check(self) -> None:
+        targets = {"address": self._address, "cluster": self._cluster, "cluster_class": self._cluster_class}
+        given = [name for name, value in targets.items() if value is not None]
+        if len(given) > 1:
+            raise RunnerOptionError(f"{given[0]}= and {given[1]}= name two clusters. Give one of them.")
+        sizes = {
+            "n_workers": self._n_workers,
+            "threads_per_worker": self._threads_per_worker,
+            "memory_limit": self._memory_limit,
+        }
+        size = next((name for name, value in sizes.items() if value is not None), None)
+        if given and size:
+            where = "cluster_kwargs" if given == ["cluster_class"] else "whoever starts that cluster"
+            raise RunnerOptionError(f"{size}= is for a cluster of the runner's own; with {given[0]}= tell {where}.")
+        if self._address is not None and "://" not in str(self._address):
+            raise RunnerOptionError(f"address={self._address!r}: give a URL such as 'tcp://{self._address}'.")
+        fixed = next((name for name in ("address", "cluster") if name in given), None)
+        extra = next((name for name in ("cluster_kwargs", "adapt_kwargs") if getattr(self, f"_{name}") is not None), "")
+        if fixed and extra:
+            raise RunnerOptionError(f"{extra}= is for a cluster that the runner starts, not for {fixed}=.")
+
+    def start(self, host: Host) -> None:
+        """Start the cluster, or connect to it."""
+        from ._clients import remember_client
+        from ._clusters import connect
+        from ._link import Link, Terms, topic_of_run
+
+        settings = self._all_settings()
+        connection = self._connection = connect(settings)
+        base = topic_of_run()
+        if settings.shipment is not None:
+            connection.ship(base, settings.shipment)
+        if settings.report_path is not None:
+            connection.write_report(settings.report_path)
+        link = Link(
+            connection.client,
+            host,
+            self,
+            Terms(
+                base,
+                connection.journal,
+                is_elastic=connection.is_elastic,
+                cause_of_death=connection.cause_of_death,
+                check_connection=connection.check,
+            ),
+        )
+        link.open()
+        self._link = link
+        self._watch(connection.client, base)
+        remember_client(self, connection.client)
+
+    def _all_settings(self) -> Any:
+        from dask.system import CPU_COUNT
+
+        from turnout._cluster import shipment_of
+
+        from ._clusters import Settings
+
+        report_path = self._performance_report_path
+        threads = self._threads_per_worker or 1
+        return Settings(
+            n_workers=self._n_workers or max(1, CPU_COUNT // threads),
+            threads_per_worker=threads,
+            memory_limit=self._memory_limit,
+            address=self._address,
+            security=self._security,
+            cluster=self._cluster,
+            cluster_class=self._cluster_class,
+            cluster_kwargs=self._cluster_kwargs or {},
+            adapt_kwargs=self._adapt_kwargs,
+            client_kwargs=self._client_kwargs or {},
+            connect_timeout=self._connect_timeout,
+            shipment=shipment_of(self._ship),
+            report_path=None if report_path is None else os.fspath(report_path),
+        )
+
+    def _watch(self, client: Any, base: str) -> None:
+        from ._remote import stop_all
+        from ._watch import ShippedWatch, Watch
+
+        farewell = {"op": "run", "function": pickle.dumps(stop_all), "args": pickle.dumps((base,)), "wait": False}
+        try:
+            client.register_plugin(ShippedWatch(Watch(base, client.id, farewell)))
+        except Exception as error:
+            raise RunnerStartError(
+                f"The scheduler {client.scheduler.address} refuses a plugin ({type(error).__name__}: {error}). Without "
+                "it nobody tells of workers that die, and Dask runs their calls again unasked. Allow plugins there."
+            ) from error
+
+    def slots(self) -> int:
+        """Return how many threads the workers have together."""
+        return 1 if self._link is None else self._link.slots()
+
+    def submit(self, batch: Batch) -> None:
+        """Send a batch to whichever worker Dask chooses."""
+        if self._link is None:
+            raise RunnerStoppedError("The Dask runner has not been started.")
+        self._link.submit(batch)
+
+    def cancel(self, batch: Batch) -> bool:
+        """Have a batch not begun, or ask its body to stop."""
+        return self._link is not None and self._link.cancel(batch)
+
+    def fetch(self, stored: Stored) -> Parcel:
+        """Bring a value here."""
+        if self._link is None:
+            raise RunnerStoppedError("The Dask runner has been stopped.")
+        return self._link.fetch(stored)
+
+    def stop(self) -> None:
+        """Close what was started, and leave the rest as it was."""
+        from ._clients import forget_client
+
+        link, self._link = self._link, None
+        connection, self._connection = self._connection, None
+        if link is not None:
+            link.close()
+        if connection is not None:
+            client = getattr(connection, "client", None)
+            forget_client(client)
+            connection.close()

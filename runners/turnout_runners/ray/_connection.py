@@ -1,0 +1,203 @@
+"""The one connection to Ray that a process can have: made by the first runner that needs it, or the user's own."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from turnout.errors import RunnerStartError
+
+from ._cluster import Cluster
+from ._lifeline import Lifeline
+from ._mailbox import Mailbox
+
+__all__ = ["Connection", "Settings", "connect"]
+
+
+class Settings(NamedTuple):
+    """What a connection is made of."""
+
+    address: str | None
+    num_cpus: int | None
+    init_kwargs: Mapping[str, Any]
+    runtime_env: Mapping[str, Any] | None
+    namespace: str | None
+    connect_timeout: float
+
+
+class Connection:
+    """A connection, and who uses it.
+
+    Parameters
+    ----------
+    settings
+        Of the runner that was first.
+    disconnect
+        Ends it; None leaves it to the user, who made it.
+    watched
+        Addresses, each of a host and a port, that must stay reachable: else Ray is lost.
+    """
+
+    def __init__(
+        self, settings: Settings, disconnect: Callable[[], None] | None, watched: list[tuple[str, int]]
+    ) -> None:
+        self.settings = settings
+        self.cluster = Cluster()
+        self.mailbox_name = f"turnout-{uuid.uuid4().hex}"
+        self.mailbox: Any = None
+        self.users: list[Callable[[str], None]] = []
+        self.lost: str | None = None
+        self.is_ours = disconnect is not None
+        """Whether a runner made it."""
+        self._disconnect = disconnect
+        self._ending = threading.Lock()
+        self._lifeline = Lifeline(watched, self.cluster, self._lose)
+
+    def open(self) -> None:
+        """Start what belongs to it, without waiting for that."""
+        from ._library import ray
+
+        self.cluster.look()
+        self._lifeline.start()
+        actor = ray.remote(num_cpus=0, max_concurrency=10_000, max_restarts=0)(Mailbox)
+        self.mailbox = actor.options(name=self.mailbox_name, **_beside_the_driver()).remote()
+
+    def close(self) -> None:
+        """End it, if it is not the user's. Twice is fine."""
+        from ._library import ray
+
+        self._lifeline.stop()
+        if self.mailbox is not None and self.lost is None:
+            with contextlib.suppress(Exception):
+                ray.kill(self.mailbox)
+        self.mailbox = None
+        self._end()
+
+    def _end(self) -> None:
+        # Whoever comes second waits: a new Ray must not start while this one is being shut down.
+        with self._ending:
+            disconnect, self._disconnect = self._disconnect, None
+            if disconnect is not None:
+                disconnect()
+
+    def _lose(self, cause: str) -> None:
+        """Tell all who use it that it is gone."""
+        with _lock:
+            self.lost = cause
+            users = list(self.users)
+        for user in users:
+            user(cause)
+        # Not later: a minute after it lost its head node, Ray would end this process.
+        self._end()
+
+
+_lock: Final = threading.RLock()
+_current: Connection | None = None
+
+
+def connect(settings: Settings, lost: Callable[[str], None]) -> tuple[Connection, Callable[[], None]]:
+    """Return the connection of this process, made if there is none, and a function that lets go of it.
+
+    Parameters
+    ----------
+    settings
+        What the runner wants.
+    lost
+        Called with the cause, in any thread, when Ray is lost.
+
+    Raises
+    ------
+    RunnerStartError
+        If Ray can't be reached, or this process is connected to another one.
+    """
+    global _current
+    with _lock:
+        if _current is not None and _current.lost is not None:
+            _close(_current)
+        if _current is None:
+            _current = _made(settings)
+            try:
+                _current.open()
+            except BaseException:
+                _current.close()
+                _current = None
+                raise
+            atexit.register(_close, _current)
+        else:
+            _check_same(_current, settings)
+        connection = _current
+        connection.users.append(lost)
+
+    def leave() -> None:
+        with _lock:
+            if lost in connection.users:
+                connection.users.remove(lost)
+            if not connection.users:
+                _close(connection)
+
+    return connection, leave
+
+
+def _close(connection: Connection) -> None:
+    global _current
+    with _lock:
+        atexit.unregister(_close)
+        if _current is connection:
+            _current = None
+        connection.close()
+
+
+def _made(settings: Settings) -> Connection:
+    from ._library import ray
+
+    if ray.is_initialized():
+        return _users_own(settings)
+    if settings.address is None:
+        from ._local import start
+
+        return Connection(settings, *start(settings))
+    from ._remote_cluster import attach
+
+    return Connection(settings, *attach(settings))
+
+
+def _users_own(settings: Settings) -> Connection:
+    """Return a connection over the one that the user has made."""
+    from ._addresses import address_in_use, places_in_use, same_place
+
+    address = address_in_use()
+    if settings.address not in (None, "auto") and not same_place(settings.address, address):
+        raise RunnerStartError(
+            f"This process is connected to Ray at {address}, and RayTaskRunner(address={settings.address!r}) asks for "
+            "another. A process can have one connection to Ray: call ray.shutdown() first, or leave the address out "
+            "to use the one that is there."
+        )
+    return Connection(settings, None, places_in_use())
+
+
+def _check_same(connection: Connection, settings: Settings) -> None:
+    """Refuse to share a connection with a runner that wants another Ray."""
+    if settings.address in (None, "auto") and not connection.is_ours:
+        return
+    if settings.address != connection.settings.address:
+        raise RunnerStartError(
+            f"This process runs calls on Ray at {connection.settings.address or 'a local Ray of its own'}, and "
+            f"RayTaskRunner(address={settings.address!r}) asks for another. A process can have one connection to Ray: "
+            "run these flows one after the other, or in processes of their own."
+        )
+
+
+def _beside_the_driver() -> dict[str, Any]:
+    """Return options that put an actor on the driver's own node, if it has one."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from ._library import ray
+
+    if ray.util.client.ray.is_connected():
+        return {}
+    node = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}

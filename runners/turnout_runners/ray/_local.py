@@ -1,0 +1,259 @@
+"""A local Ray of our own: closed to other machines, quiet, and gone without a trace when it is no longer needed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from turnout.errors import RunnerStartError
+
+from ._addresses import places_in_use
+
+if TYPE_CHECKING:
+    from ._connection import Settings
+
+__all__ = ["kept_handlers", "loopback_only", "quietly", "start"]
+
+_LOOPBACK: Final = "127.0.0.1"
+# The names of Unix sockets below it add some 87 characters, and there may be 107.
+_LONGEST_FOLDER: Final = 20
+# Of the memory that is free, for the object store: this part, but no more than that many bytes.
+_STORE_PART: Final = 0.3
+_LARGEST_STORE: Final = 20 * 2**30
+_SMALLEST_STORE: Final = 100 * 2**20
+# How long processes get to end, in seconds.
+_PATIENCE: Final = 10.0
+
+
+def start(settings: Settings) -> tuple[Callable[[], None], list[tuple[str, int]]]:
+    """Start a Ray on this machine.
+
+    Returns
+    -------
+    tuple
+        A function that stops it, and the places that must stay reachable.
+
+    Raises
+    ------
+    RunnerStartError
+        If it doesn't come up.
+    """
+    from ._library import ray
+
+    folder = _new_folder()
+    others = _children()
+    variables = dict(os.environ)
+    try:
+        _private_token()
+        with loopback_only(), quietly():
+            ray.init(**_arguments(settings, folder))
+    except Exception as error:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+        raise RunnerStartError(
+            f"A local Ray did not start: {type(error).__name__}: {error}. Check the settings of RayTaskRunner, free "
+            "memory and /dev/shm, and that no ports are blocked on loopback; `ray start --head` shows more."
+        ) from error
+    own = {pid: began for pid, began in _children().items() if others.get(pid) != began}
+    # Some of them tell code of Ray's that this Ray wants a token; no other may.
+    set_by_ray = {name: value for name, value in os.environ.items() if variables.get(name) != value}
+
+    def stop() -> None:
+        _stop(_below(own), folder)
+        for name, value in set_by_ray.items():
+            if os.environ.get(name) == value:
+                _restore(name, variables.get(name))
+
+    return stop, places_in_use()
+
+
+def _stop(processes: dict[int, str], folder: str) -> None:
+    from ._library import ray
+
+    with kept_handlers():
+        ray.shutdown()
+    _outlive(processes)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _arguments(settings: Settings, folder: str) -> dict[str, Any]:
+    arguments = {
+        "address": "local",
+        "num_cpus": settings.num_cpus,
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "configure_logging": False,
+        "namespace": settings.namespace,
+        "runtime_env": settings.runtime_env,
+        "object_store_memory": _store_size(),
+        "_node_ip_address": _LOOPBACK,
+        "_temp_dir": folder,
+    }
+    return {name: value for name, value in {**arguments, **settings.init_kwargs}.items() if value is not None}
+
+
+def _new_folder() -> str:
+    """Return a new folder for Ray's sockets and logs, whose name is short enough."""
+    parent = tempfile.gettempdir()
+    if len(parent) > _LONGEST_FOLDER and Path("/tmp").is_dir():
+        parent = "/tmp"
+    return tempfile.mkdtemp(prefix="turnout-ray-", dir=parent)
+
+
+def _store_size() -> int:
+    """Return how large the object store may grow, in bytes: Ray takes that address space at once, but no memory."""
+    free = _SMALLEST_STORE / _STORE_PART
+    with contextlib.suppress(OSError, ValueError):
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        # Where shared memory is small, as in containers, Ray would warn and go to the disk.
+        free = min(free, shutil.disk_usage("/dev/shm").free / _STORE_PART * 0.9)
+    return int(min(max(free * _STORE_PART, _SMALLEST_STORE), _LARGEST_STORE))
+
+
+# What Ray does to its surroundings, and we put right
+
+
+def _private_token() -> None:
+    """Have the token that opens this Ray be readable by its owner only: Ray would write it for everybody to read."""
+    path = Path.home() / ".ray" / "auth_token"
+    with contextlib.suppress(OSError):
+        path.chmod(0o600)
+        return
+    with contextlib.suppress(ImportError, OSError):
+        from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600, exist_ok=False)
+        path.write_text(generate_new_authentication_token())
+
+
+@contextlib.contextmanager
+def loopback_only() -> Iterator[None]:
+    """Have all of this Ray listen on loopback.
+
+    It does so where it can't form clusters with other machines, as on macOS; else it replaces the loopback address by
+    that of a network.
+    """
+    from ray._private import ray_constants
+
+    variables = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    before = {name: os.environ.get(name) for name in variables}
+    was_enabled = getattr(ray_constants, "ENABLE_RAY_CLUSTER", None)
+    os.environ.update(variables)
+    if was_enabled is not None:
+        ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        if was_enabled is not None:
+            ray_constants.ENABLE_RAY_CLUSTER = was_enabled
+        for name, value in before.items():
+            _restore(name, value)
+
+
+def _restore(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keep Ray's own words off the screen, and the user's signal handlers in place."""
+    # Ray sets the level of the first one, which is that of the others too, unless they have their own.
+    loggers = [logging.getLogger(name) for name in ("ray", "ray._private.worker", "ray.util.client_builder")]
+    levels = [one.level for one in loggers]
+    for one in loggers:
+        one.setLevel(logging.ERROR)
+    try:
+        with kept_handlers():
+            yield
+            _no_prints()
+    finally:
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
+
+
+@contextlib.contextmanager
+def kept_handlers() -> Iterator[None]:
+    """Put the signal handlers back that Ray replaces. It can't do that in other threads than the main one."""
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
+    before = [(number, signal.getsignal(number)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def _no_prints() -> None:
+    """Send what Ray tells about dead workers to our logger: it would print it to standard output."""
+    from ray._private import worker
+
+    worker.print_to_stdstream = _log_instead
+
+
+def _log_instead(data: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+    logging.getLogger("turnout").info("Ray: %s", "\n".join(data.get("lines", [])))
+
+
+# Processes
+
+
+def _children() -> dict[int, str]:
+    """Return the children of this process, with the time at which each began: an id alone may come again."""
+    return {pid: began for pid, (parent, began) in _table().items() if parent == os.getpid()}
+
+
+def _below(roots: dict[int, str]) -> dict[int, str]:
+    """Return processes with all that they started."""
+    table = _table()
+    found = dict(roots)
+    more = True
+    while more:
+        new = {pid: began for pid, (parent, began) in table.items() if parent in found and pid not in found}
+        found |= new
+        more = bool(new)
+    return found
+
+
+def _table() -> dict[int, tuple[int, str]]:
+    """Return parent and beginning of every process; nothing where the system doesn't tell."""
+    table = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            table[int(path.parent.name)] = int(fields[1]), fields[19]
+    return table
+
+
+def _outlive(processes: dict[int, str]) -> None:
+    """Wait until processes have ended, and end those that take too long."""
+    deadline = time.monotonic() + _PATIENCE
+    while left := [pid for pid, began in processes.items() if _runs(pid, began)]:
+        if time.monotonic() > deadline:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            return
+        time.sleep(0.02)
+
+
+def _runs(pid: int, began: str) -> bool:
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0] != "Z" and fields[19] == began
+    return False

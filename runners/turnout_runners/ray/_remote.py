@@ -1,0 +1,161 @@
+"""What runs in a Ray worker: one function for every batch, and what it tells while the batch runs."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final
+
+from turnout._serialization import Parcel
+from turnout.runner import Outcome, OutcomeKind
+from turnout.worker import run_batch
+
+from ._nested import NestedRayRunner, wait_for_nested
+from ._news import News
+from ._orders import LARGE, Left, Order, Packed, completed, results, unpacked
+from ._shipped import Code
+from ._streams import Streams
+
+__all__ = ["run", "run_and_leave"]
+
+# How often the main thread looks whether an async batch submitted calls of its own, in seconds.
+_LOOK_SECONDS: Final = 0.02
+
+
+def run(order: Packed, *values: Any) -> bytes:
+    """Run a batch; the body of the one remote function there is. Raises nothing that a call raised.
+
+    Parameters
+    ----------
+    order
+        The batch.
+    values
+        What went beside it as references.
+
+    Returns
+    -------
+    bytes
+        The outcomes, save those that went by way of the mailbox.
+    """
+    return run_and_leave(order, *values)[0]
+
+
+def run_and_leave(order: Packed, *values: Any) -> tuple[bytes, dict[int, Parcel] | None]:
+    """Run a batch whose large results may stay: they are the second of two values, by the index of their call."""
+    return _worker().run(unpacked(order), values)
+
+
+@functools.cache
+def _worker() -> _Worker:
+    return _Worker()
+
+
+class _Worker:
+    """The process, which runs one batch at a time."""
+
+    def __init__(self) -> None:
+        self._streams = Streams()
+        self._news = News()
+        self._async_thread = ThreadPoolExecutor(1, thread_name_prefix="turnout-ray-async")
+        self._nested: NestedRayRunner | None = None
+        self._code = Code()
+
+    def run(self, order: Order, values: Sequence[Any]) -> tuple[bytes, dict[int, Parcel] | None]:
+        shipment = None if order.shipment is None else bytes(values[order.shipment])
+        self._code.replace(shipment)
+        if sys.argv != list(order.argv):
+            sys.argv[:] = order.argv
+        teller = _Teller(order, self._news, self._streams)
+        # Before anything of the user's is unpacked, which may end this process.
+        self._news.begin(order, teller.take)
+        work = self._work(completed(order, values), teller)
+        try:
+            with self._streams.text_to(teller.text):
+                if order.is_async:
+                    self._run_aside(work)
+                else:
+                    work()
+        finally:
+            # What other threads of the batch still log or print is this worker's own affair.
+            parts = self._news.end()
+        return results(parts, teller.take()), teller.left or None
+
+    def _work(self, order: Order, teller: _Teller) -> Callable[[], None]:
+        nested = self._nested_runner(order.mailbox)
+        return functools.partial(run_batch, order.body, order.blobs(), order.upstream, teller.emit, nested=nested)
+
+    def _nested_runner(self, mailbox: str) -> NestedRayRunner:
+        """Return the runner for what tasks of one driver submit; always the same, for all that do."""
+        if self._nested is None or self._nested != NestedRayRunner(mailbox, self._code.shipment):
+            self._nested = NestedRayRunner(mailbox, self._code.shipment)
+        return self._nested
+
+    def _run_aside(self, work: Callable[[], None]) -> None:
+        """Run async calls in another thread, always the same, while this one is there to give the slot away.
+
+        Ray gives a task's processors to others only while its main thread waits for Ray, which an event loop in it
+        could not do.
+        """
+        done: Future[None] = self._async_thread.submit(work)
+        while not done.done():
+            wait_for_nested(done, _LOOK_SECONDS)
+        done.result()
+
+
+class _Teller:
+    """Collects the outcomes of one batch, and has them sent early where that matters."""
+
+    def __init__(self, order: Order, news: News, streams: Streams) -> None:
+        self._may_stay = order.may_stay
+        self._news = news
+        self._streams = streams
+        self._lock = threading.RLock()
+        self._outcomes: list[Outcome] = []
+        self._last: list[Outcome] = []
+        self._index = 0
+        self.left: dict[int, Parcel] = {}
+
+    def emit(self, outcomes: Sequence[Outcome]) -> None:
+        """Take outcomes, from any thread."""
+        for outcome in outcomes:
+            if outcome.kind == OutcomeKind.STARTED:
+                self._index = outcome.index
+            elif outcome.kind >= OutcomeKind.VALUE:
+                self._streams.flush()
+        urgent = False
+        with self._lock:
+            for outcome in outcomes:
+                urgent = urgent or outcome.kind == OutcomeKind.RECORD
+                self._add(outcome)
+        if urgent:
+            self._news.hurry()
+
+    def text(self, stream: str, text: str) -> None:
+        """Take what was written to a standard stream."""
+        self.emit([Outcome(self._index, OutcomeKind.RECORD, (stream, text))])
+
+    def take(self, *, early: bool = False) -> list[Outcome]:
+        """Return what has not been told yet; ``early`` leaves what must not be told before the end."""
+        with self._lock:
+            outcomes, self._outcomes = self._outcomes, []
+            if not early:
+                outcomes += self._last
+                self._last = []
+            return outcomes
+
+    def _add(self, outcome: Outcome) -> None:
+        parcel = outcome.data
+        if (
+            outcome.kind == OutcomeKind.VALUE
+            and self._may_stay
+            and isinstance(parcel, Parcel)
+            and parcel.nbytes > LARGE
+        ):
+            # It is in the object store, and survives this process, only when the Ray task is over.
+            self.left[outcome.index] = parcel
+            self._last.append(outcome._replace(data=Left(parcel.nbytes)))
+        else:
+            self._outcomes.append(outcome)
