@@ -27,6 +27,7 @@ _held: dict[str, TaskRunner] = {}
 _nodes: list[Nodes] = []
 
 ray = pytest.mark.xdist_group("ray")
+pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(autouse=True, scope="module")

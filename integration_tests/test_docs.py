@@ -41,6 +41,7 @@ TOP: Final = Path(__file__).resolve().parents[1]
 PAGES: Final = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
 RUNNERS: Final = ("sequential", "thread", "process", "executor", "executor:concurrent.futures:ProcessPoolExecutor")
 CLUSTERS: Final = ("dask?n_workers=2", "ray?num_cpus=2")
+CLUSTER_PAGES: Final = ("dask.md", "ray.md", "moving-to-a-cluster.md")
 COLUMNS: Final = (*RUNNERS, "dask", "tcp://127.0.0.1:8786", "ray")
 LANGUAGES: Final = {"python", "text", "console", "sh", "toml", ""}
 TIME_LIMIT: Final = 50.0
@@ -92,6 +93,14 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 BLOCKS: Final = [block for page in PAGES for block in blocks_of(page)]
+
+
+def tested(kind: str) -> list[Any]:
+    """Return the blocks of a kind as parameters of a test; some pages start clusters."""
+    return [
+        pytest.param(block, marks=pytest.mark.cluster if block.page.name in CLUSTER_PAGES else ())
+        for block in written(kind)
+    ]
 
 
 def written(kind: str) -> list[Block]:
@@ -159,7 +168,7 @@ def test_no_page_names_two_files_alike() -> None:
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("block", written("python"), ids=str)
+@pytest.mark.parametrize("block", tested("python"), ids=str)
 def test_script(block: Block, tmp_path: Path) -> None:
     folder = prepare(tmp_path, block.page)
     name = block.name or "script.py"
@@ -171,7 +180,7 @@ def test_script(block: Block, tmp_path: Path) -> None:
     assert ended.status == 0 or (ended.status == 1 and _TRACEBACK in block.output)
 
 
-@pytest.mark.parametrize("block", written("console"), ids=str)
+@pytest.mark.parametrize("block", tested("console"), ids=str)
 def test_console(block: Block, tmp_path: Path) -> None:
     folder = prepare(tmp_path, block.page)
     for command, expected in commands_of(block):
@@ -189,7 +198,7 @@ def commands_of(block: Block) -> Iterator[tuple[str, str]]:
         yield match.group(), part[match.end() :]
 
 
-@pytest.mark.parametrize("runner", [*RUNNERS, *CLUSTERS])
+@pytest.mark.parametrize("runner", [*RUNNERS, *(pytest.param(word, marks=pytest.mark.cluster) for word in CLUSTERS)])
 def test_the_script_of_the_readme_prints_the_same_on_every_runner(runner: str, tmp_path: Path) -> None:
     (block,) = (block for block in blocks_of(TOP / "README.md") if block.name == "pi.py")
     prepare(tmp_path, block.page)

@@ -21,7 +21,7 @@ from turnout.errors import CrashedRun, RunnerStartError
 from turnout.testing import Signals
 from turnout_runners.ray import RayTaskRunner
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray")]
 
 
 @pytest.fixture(scope="module", autouse=True)
