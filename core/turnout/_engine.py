@@ -300,7 +300,7 @@ class Engine:
             slots.enter_context(dispatcher.waiting(call))
         remote = remote_around(scope) if self.in_worker else None
         if remote is not None:
-            wait = slots.enter_context(remote.waiting())
+            wait: Any = slots.enter_context(remote.waiting())
             slots.wait = wait if callable(wait) else slots.wait
         return slots
 

@@ -17,12 +17,12 @@ import pytest
 
 from integration_tests.dask_clusters import Cluster
 from turnout import flow, get_run_logger, task
-from turnout.errors import CrashedRun, TurnoutError
+from turnout.errors import CrashedRun, RunnerStartError, TurnoutError
 from turnout.testing import Signals
 from turnout.testing._footprint import listening
 from turnout_runners.dask import DaskTaskRunner, get_dask_client
 
-pytestmark = pytest.mark.xdist_group("dask: special")
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("dask: special")]
 
 ARRAY_BYTES = 16 << 20
 
@@ -152,6 +152,13 @@ def test_nothing_stays_on_the_scheduler(own: DaskTaskRunner) -> None:
         while on_scheduler(own, held) != (0, 0):
             assert time.monotonic() < deadline, on_scheduler(own, held)
             time.sleep(0.1)
+
+
+def test_a_report_needs_bokeh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    runner = DaskTaskRunner(n_workers=1, performance_report_path=tmp_path / "report.html")
+    with pytest.raises(RunnerStartError, match="pip install bokeh"), runner:
+        pass
 
 
 # Values
@@ -330,7 +337,8 @@ def test_shipped_code_is_there_and_goes_again(
 def test_a_cluster_handed_in_stays_up() -> None:
     from distributed import LocalCluster
 
-    with LocalCluster(  # type: ignore[no-untyped-call]
+    make: Any = LocalCluster
+    with make(
         n_workers=1,
         threads_per_worker=2,
         processes=False,

@@ -283,6 +283,8 @@ class Link:
                 if action is None:
                     return
                 action()
+                # What it held must not live until the next one comes.
+                action = None
             except queue.Empty:
                 pass
             except Exception:
@@ -308,7 +310,7 @@ class Link:
 
     def _collect(self, sent: Sent) -> None:
         """Report results that stay on a worker, now that Dask has them."""
-        if sent.future.status != "finished":
+        if sent.future is None or sent.future.status != "finished":
             return
         outcomes = [outcome._replace(data=self._stored(sent, outcome)) for outcome in sent.staying.values()]
         sent.left -= sent.staying.keys()
@@ -374,6 +376,8 @@ class Link:
             self._open.pop(sent.number, None)
             if self._numbers.get(sent.batch) == sent.number:
                 del self._numbers[sent.batch]
+        # Dask keeps its part for as long as somebody holds this.
+        sent.future = None
 
     # What no news tells of
 
@@ -390,14 +394,15 @@ class Link:
             if sent.future is None or sent.future.status == "pending":
                 continue
             sent.odd_since = sent.odd_since or now
-            if now - sent.odd_since > _NEWS_PATIENCE:
+            if sent.staying and sent.future.status == "finished":
+                # Its news came before `submit` returned the future.
+                self._collect(sent)
+            elif now - sent.odd_since > _NEWS_PATIENCE:
                 self._settle_odd(sent, sent.future.status)
 
     def _settle_odd(self, sent: Sent, status: str) -> None:
         """Settle a batch that Dask is done with, and of which no news came."""
-        if status == "finished" and sent.staying and sent.left == sent.staying.keys():
-            self._collect(sent)
-        elif status in ("cancelled", "lost"):
+        if status in ("cancelled", "lost"):
             # A value that it needs went with its worker; but it may have begun.
             self._recall(sent)
         elif status == "error" and not sent.is_recalled:

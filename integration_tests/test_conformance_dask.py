@@ -1,0 +1,153 @@
+"""Every guarantee on Dask: on a cluster of our own, and on clusters that others started, over TCP and over TLS."""
+
+# ruff: noqa: N802 - tests are named after their guarantees
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import shutil
+import tempfile
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration_tests.dask_clusters import Cluster, certificates
+from turnout import TaskRunner, get_run_logger, task
+from turnout.errors import CrashedRun
+from turnout.testing import RunnerConformance, Signals, run_script, runner_expression
+from turnout.testing._cancelling import CancelConformance
+from turnout.testing._crashes import CrashConformance
+from turnout.testing._kit import Declare, run_on
+from turnout.testing._leftovers import _FAILING, _LEFT_UP
+from turnout.testing._records import RecordConformance
+from turnout.testing._values import ValueConformance
+from turnout_runners.dask import DaskTaskRunner
+
+pytestmark = pytest.mark.cluster
+
+_clusters: dict[tuple[int, Path | None], Cluster] = {}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_cluster_stays_behind() -> Iterator[None]:
+    yield
+    while _clusters:
+        _clusters.popitem()[1].stop()
+    if certificates_folder.cache_info().currsize:
+        shutil.rmtree(certificates_folder())
+        certificates_folder.cache_clear()
+
+
+@functools.cache
+def certificates_folder() -> Path:
+    """Return where the certificates of this module's clusters are."""
+    return certificates(Path(tempfile.mkdtemp(prefix="turnout-test-certificates-")))
+
+
+def cluster_of(workers: int, folder: Path | None = None) -> Cluster:
+    """Return a cluster that stays up for all tests of this module."""
+    key = (workers, folder)
+    if key not in _clusters:
+        _clusters[key] = Cluster(workers, folder)
+    return _clusters[key]
+
+
+@pytest.mark.xdist_group("dask: own")
+class TestDaskOwn(RunnerConformance):
+    """On a cluster that the runner starts on this machine."""
+
+    def make_runner(self, slots: int) -> TaskRunner:
+        return DaskTaskRunner(n_workers=slots)
+
+
+class ElsewhereConformance(RecordConformance):
+    """What sounds a little different where the workers are somebody else's. Each is still tested, as it is true."""
+
+    def test_C1_records_before_a_crash(
+        self, runner: TaskRunner, caplog: pytest.LogCaptureFixture, declared: Declare
+    ) -> None:
+        """What a call logged arrives if its worker lives on for some milliseconds: no journal is read elsewhere."""
+        declared("no journal: what a worker says in its last milliseconds goes with it")
+        caplog.set_level(logging.INFO, "turnout")
+
+        @task(crash_retries=0)
+        def body() -> None:
+            get_run_logger().info("last words")
+            time.sleep(0.1)
+            os._exit(1)
+
+        with runner:
+            assert isinstance(body.submit().exception(), CrashedRun)
+        assert "last words" in caplog.text
+
+
+@pytest.mark.xdist_group("dask: remote")
+class TestDaskRemote(ElsewhereConformance, RunnerConformance):
+    """On a scheduler and workers that are processes of their own, reached over TCP."""
+
+    def make_runner(self, slots: int) -> TaskRunner:
+        # Another cluster would be another runner; so is another limit.
+        return DaskTaskRunner(address=cluster_of(min(slots, 2)).address, connect_timeout=8.0 + slots)
+
+    def test_L4_module_beside_the_script(self, fresh_runner: TaskRunner, tmp_path: Path) -> None:
+        """A module that lies beside the script can be imported by tasks, if it is shipped."""
+        (tmp_path / "beside.py").write_text("class Marker:\n    pass\n\ndef double(x):\n    return 2 * x\n")
+        script = """
+            import beside
+            from turnout import flow, task
+            from turnout_runners.dask import DaskTaskRunner
+
+            @task
+            def double(x):
+                import beside
+                return beside.double(x), beside.Marker()
+
+            @flow(task_runner=DaskTaskRunner(address="ADDRESS", ship=[beside]))
+            def main():
+                value, marker = double.submit(4).result()
+                return value, type(marker) is beside.Marker, task(beside.double).submit(5).result()
+
+            print(main())
+        """.replace("ADDRESS", cluster_of(2).address)
+        done = run_script(textwrap.dedent(script), tmp_path)
+        assert (done.returncode, done.stdout) == (0, "(8, True, 10)\n"), done.stderr
+
+    def test_L4_arguments_and_directory(self, fresh_runner: TaskRunner, tmp_path: Path) -> None:
+        """Tasks run where their workers do, which are not in the driver's directory."""
+        assert run_on(fresh_runner, task(os.getcwd).submit) != str(Path.cwd())
+
+    def test_L3_failed_script_leaves_no_worker(
+        self, fresh_runner: TaskRunner, signals: Signals, tmp_path: Path
+    ) -> None:
+        """A script that an exception ends prints it once, and has exit status 1; the workers are not its own."""
+        done = run_script(_FAILING.format(runner=runner_expression(fresh_runner), signals=signals), tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.count("Traceback (most recent call last)") == 1
+        assert signals.count("pid") == 4
+
+    def test_L3_script_may_end_with_a_runner_up(
+        self, fresh_runner: TaskRunner, signals: Signals, tmp_path: Path
+    ) -> None:
+        """A script that never leaves its `with runner:` ends all the same, in good order."""
+        done = run_script(_LEFT_UP.format(runner=runner_expression(fresh_runner), signals=signals), tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "last line\n", "")
+        assert run_on(fresh_runner, task(abs).submit, -1) == 1
+
+
+@pytest.mark.xdist_group("dask: remote")
+class TestDaskTls(ElsewhereConformance, ValueConformance, CrashConformance, CancelConformance):
+    """Over TLS: what depends on connections, once more."""
+
+    def make_runner(self, slots: int) -> TaskRunner:
+        folder = certificates_folder()
+        security = {
+            "tls_ca_file": str(folder / "cert.pem"),
+            "tls_client_cert": str(folder / "cert.pem"),
+            "tls_client_key": str(folder / "key.pem"),
+        }
+        return DaskTaskRunner(address=cluster_of(slots, folder).address, security=security)
