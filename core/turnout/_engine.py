@@ -301,7 +301,8 @@ class Engine:
         remote = remote_around(scope) if self.in_worker else None
         if remote is not None:
             wait: Any = slots.enter_context(remote.waiting())
-            slots.wait = wait if callable(wait) else slots.wait
+            if wait is not None:
+                slots.wait = wait
         return slots
 
     def join(self, timeout: float | None = None) -> bool:
