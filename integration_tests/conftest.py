@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,12 @@ PATIENCE: Final = 10.0
 _HERE: Final = Path(__file__).parent
 _TASKS: Final = Path("/proc/self/task")
 _OURS: Final = re.compile(rb"\bturnout(_runners)?\.")
+
+
+def pytest_configure() -> None:
+    # A shell has what it starts in the background ignore Ctrl-C, and so would every program that a test starts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,9 +66,10 @@ class Cluster:
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """Kill all of them."""
+        """Kill all of them, and remove what they wrote."""
         for pid in reversed(self._pids):
             self.kill(pid)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def log(self) -> str:
         """Return what all of them wrote."""

@@ -95,7 +95,7 @@ def blocks_of(page: Path) -> list[Block]:
 BLOCKS: Final = [block for page in PAGES for block in blocks_of(page)]
 
 
-def tested(kind: str) -> list[Any]:
+def blocks_in(kind: str) -> list[Any]:
     """Return the blocks of a kind as parameters of a test; some pages start clusters."""
     return [
         pytest.param(block, marks=pytest.mark.cluster if block.page.name in CLUSTER_PAGES else ())
@@ -168,7 +168,7 @@ def test_no_page_names_two_files_alike() -> None:
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("block", tested("python"), ids=str)
+@pytest.mark.parametrize("block", blocks_in("python"), ids=str)
 def test_script(block: Block, tmp_path: Path) -> None:
     folder = prepare(tmp_path, block.page)
     name = block.name or "script.py"
@@ -180,7 +180,7 @@ def test_script(block: Block, tmp_path: Path) -> None:
     assert ended.status == 0 or (ended.status == 1 and _TRACEBACK in block.output)
 
 
-@pytest.mark.parametrize("block", tested("console"), ids=str)
+@pytest.mark.parametrize("block", blocks_in("console"), ids=str)
 def test_console(block: Block, tmp_path: Path) -> None:
     folder = prepare(tmp_path, block.page)
     for command, expected in commands_of(block):
