@@ -29,6 +29,7 @@ FLOORS: Final = (
     "_stop",
     "_resources",
     # What travels.
+    "_copies",
     "_parts",
     "_serialization",
     "_exceptions",
@@ -51,6 +52,7 @@ FLOORS: Final = (
     "_call",
     "_map",
     # Where a call runs.
+    "_streams",
     "worker",
     # What becomes of it.
     "_ending",
@@ -96,22 +98,26 @@ RUNNER_LIBRARIES: Final = {"dask": {"cloudpickle", "dask", "distributed"}, "ray"
 INTIMATE: Final = {
     "dask": {
         "turnout._cluster",
+        "turnout._copies",
         "turnout._context",
         "turnout._failures",
         "turnout._resources",
         "turnout._serialization",
         "turnout._stop",
+        "turnout._streams",
         "turnout._version",
     },
     "ray": {
         "turnout._cluster",
+        "turnout._copies",
         "turnout._failures",
         "turnout._resources",
         "turnout._serialization",
         "turnout._stop",
+        "turnout._streams",
         "turnout._version",
     },
-    "process": {"turnout._failures", "turnout._serialization", "turnout._version"},
+    "process": {"turnout._failures", "turnout._serialization", "turnout._streams", "turnout._version"},
     "thread": {"turnout._locks"},
 }
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import pickle
 import queue
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -16,20 +16,18 @@ from turnout._failures import encode
 from turnout._serialization import Parcel
 from turnout.errors import RunnerOptionError, RunnerStoppedError
 from turnout.runner import Batch, Host, Outcome, OutcomeKind, Stored, TaskRunner
-from turnout.worker import this_process
 
 from . import _remote
 from ._journal import entries, journal_path
+from ._orders import Orders
 from ._placement import Placement, Worker, checked_options, place, why_nowhere
 from ._sent import Sent, verdicts
-from ._wire import Header, Kept, News, Package, Place, key_of, number_of
+from ._wire import Kept, News, number_of
 
 __all__ = ["Link", "Terms", "topic_of_run"]
 
 logger = logging.getLogger("turnout")
 
-# Functions up to this many bytes go along with each batch.
-_SMALL_FUNCTION: Final = 4096
 # A cluster grows by what waits for it: it has to be shown that there is more to do than it can.
 _LEAST_OF_ELASTIC: Final = 50
 _LOOK_SECONDS: Final = 0.25
@@ -81,8 +79,8 @@ class Link:
         self._host = host
         self._runner = runner
         self._terms = terms
-        self._id = uuid.uuid4().hex[:16]
-        self._topic = f"{terms.base}/{self._id}"
+        self._orders = Orders(client, uuid.uuid4().hex[:16], terms.base, terms.journal, is_nested=terms.is_nested)
+        self._topic = self._orders.topic
         self._comm = client.scheduler_comm
         # Guards what follows.
         self._lock = threading.Lock()
@@ -90,7 +88,8 @@ class Link:
         self._open: dict[int, Sent] = {}
         self._numbers: dict[Batch, int] = {}
         self._nowhere: dict[Batch, float] = {}
-        self._functions: dict[bytes, Any] = {}
+        # Futures of batches that are over, and since when; an outcome overtakes Dask's own word of the end.
+        self._leaving: deque[tuple[float, Any]] = deque()
         self._lost: str | None = None
         self._slots = 1
         self._most_workers = 0
@@ -113,7 +112,8 @@ class Link:
             self._lost = self._lost or "it has been stopped"
             self._open.clear()
             self._numbers.clear()
-            self._functions.clear()
+            self._orders.forget()
+            self._leaving.clear()
         for topic in (self._topic, self._terms.base):
             with contextlib.suppress(Exception):
                 self.client.unsubscribe_topic(topic)
@@ -157,7 +157,7 @@ class Link:
             self._nowhere[batch] = time.monotonic()
 
     def _send(self, batch: Batch, placement: Placement) -> None:
-        package, values = self._packed(batch)
+        order = self._orders.packed(batch)
         with self._lock:
             if self._lost is not None:
                 raise RunnerStoppedError(f"The Dask cluster can't be reached: {self._lost}. Start the flow again.")
@@ -166,64 +166,10 @@ class Link:
             self._numbers[batch] = sent.number
             sent.only_on = placement.only_on
         try:
-            sent.future = self._submit(sent, package, values, placement.keywords)
+            sent.future = self._orders.send(order, sent.number, placement.keywords, has_workers=bool(self.workers))
         except BaseException:
             self._forget(sent)
             raise
-
-    def _submit(self, sent: Sent, package: bytes, values: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-        from dask.base import annotate
-
-        batch = sent.batch
-        key = key_of(batch.calls[0].task.name, self._id, sent.number)
-        # As bytes: Dask replaces texts that look like keys.
-        header = Header(
-            topic=self._topic,
-            base=self._terms.base,
-            number=sent.number,
-            key=key,
-            calls=len(batch.calls),
-            is_async=batch.is_async,
-            origin=this_process(),
-            journal=self._terms.journal,
-        )
-        marks = {"turnout": self._terms.base, "turnout_topic": self._topic, "turnout_once": not batch.may_stay}
-        if self._terms.is_nested:
-            # What somebody waits for goes before what would only wait, too.
-            keywords = {**keywords, "priority": keywords.get("priority", 0) + 1}
-        with annotate(**marks):
-            return self.client.submit(
-                _remote.run, pickle.dumps(tuple(header)), package, *values, key=key, pure=False, **keywords
-            )
-
-    def _packed(self, batch: Batch) -> tuple[bytes, list[Any]]:
-        """Return a batch as bytes, and the futures of Dask that go with it."""
-        large = [digest for digest, blob in batch.functions.items() if len(blob) > _SMALL_FUNCTION]
-        functions = {digest: blob for digest, blob in batch.functions.items() if digest not in large}
-        futures: list[Any] = []
-        places: dict[int, int] = {}
-        upstream = []
-        for value in batch.upstream:
-            if isinstance(value, Stored):
-                future, index = value.handle
-                position = places.setdefault(id(future), len(futures))
-                if position == len(futures):
-                    futures.append(future)
-                upstream.append(Place(position, index))
-            else:
-                upstream.append(value)
-        package = Package(batch.body, functions, tuple(large), upstream)
-        data = pickle.dumps(tuple(package), protocol=5)
-        return data, [*(self._function(digest, batch) for digest in large), *futures]
-
-    def _function(self, digest: bytes, batch: Batch) -> Any:
-        """Return the future of a large function, which Dask sends to each worker once."""
-        future = self._functions.get(digest)
-        if future is None or future.status not in ("pending", "finished"):
-            key = f"function-{self._id}{uuid.uuid4().hex[:16]}"
-            future = self.client.submit(_remote.same, batch.functions[digest], key=key, pure=False)
-            self._functions[digest] = future
-        return future
 
     def fetch(self, stored: Stored) -> Parcel:
         """Bring a value here."""
@@ -242,23 +188,27 @@ class Link:
         if waited is not None:
             self._news.put(lambda: self._host.report(batch, _each(batch, OutcomeKind.RETURNED, None)))
         elif sent is not None:
-            self._recall(sent)
+            self._recall(sent, stops=True)
         return waited is not None or sent is not None
 
-    def _recall(self, sent: Sent) -> None:
-        """Ask all workers to stop a batch, or not to begin it."""
+    def _recall(self, sent: Sent, *, stops: bool) -> None:
+        """Ask all workers not to begin a batch, and to stop it if it has begun and ``stops``."""
         with self._lock:
             if sent.is_recalled:
                 return
             sent.is_recalled = True
+        if stops and sent.future is not None:
+            # The shortest way to a worker that has not begun it. Dask tells no more of it from then on.
+            sent.future.release()
         # In its loop the client waits for no answer.
-        self.client.loop.add_callback(self._ask_to_stop, sent)
+        self.client.loop.add_callback(self._ask_to_stop, sent, stops)
 
-    async def _ask_to_stop(self, sent: Sent) -> None:
+    async def _ask_to_stop(self, sent: Sent, stops: bool) -> None:
         answers: Mapping[str, Any] = {}
         with contextlib.suppress(Exception):
-            answers = await self.client.run(_remote.stop, self._topic, sent.number, on_error="ignore")
-        if True not in answers.values():
+            answers = await self.client.run(_remote.stop, self._topic, sent.number, stops, on_error="ignore")
+        sent.stops_on = frozenset(worker for worker, has_it in answers.items() if has_it)
+        if not sent.stops_on:
             # No worker has it, and none will begin it.
             self._news.put(lambda: self._report(sent, sent.rest(OutcomeKind.RETURNED)))
 
@@ -288,7 +238,9 @@ class Link:
             except queue.Empty:
                 pass
             except Exception:
+                action = None
                 logger.exception("News of a Dask cluster could not be taken.")
+            self._let_go()
             if time.monotonic() - looked > _LOOK_SECONDS:
                 looked = time.monotonic()
                 try:
@@ -345,7 +297,7 @@ class Link:
         for sent in open_:
             if sent.only_on and not sent.only_on & self.workers.keys() and not sent.running:
                 # Dask would wait for one of those to come back.
-                self._recall(sent)
+                self._recall(sent, stops=False)
         self._place_again(nowhere)
         if open_ and self._slots > before:
             # Nothing new of it: but there is room for more.
@@ -376,8 +328,16 @@ class Link:
             self._open.pop(sent.number, None)
             if self._numbers.get(sent.batch) == sent.number:
                 del self._numbers[sent.batch]
-        # Dask keeps its part for as long as somebody holds this.
+        # Dask keeps its part for as long as somebody holds this. It shall hear of the end before, and show it.
+        self._leaving.append((time.monotonic(), sent.future))
         sent.future = None
+
+    def _let_go(self) -> None:
+        while self._leaving:
+            since, future = self._leaving[0]
+            if future is not None and future.status == "pending" and time.monotonic() - since < _NEWS_PATIENCE:
+                return
+            self._leaving.popleft()
 
     # What no news tells of
 
@@ -391,20 +351,24 @@ class Link:
         now = time.monotonic()
         self._give_up_nowhere(now)
         for sent in list(self._open.values()):
-            if sent.future is None or sent.future.status == "pending":
+            # A worker that was asked to stop it may have died meanwhile, of which Dask does not tell then.
+            is_orphan = bool(sent.stops_on) and not sent.stops_on & self.workers.keys()
+            if not is_orphan and (sent.future is None or sent.future.status == "pending"):
                 continue
             sent.odd_since = sent.odd_since or now
             if sent.staying and sent.future.status == "finished":
                 # Its news came before `submit` returned the future.
                 self._collect(sent)
             elif now - sent.odd_since > _NEWS_PATIENCE:
-                self._settle_odd(sent, sent.future.status)
+                self._settle_odd(sent, "orphan" if is_orphan else sent.future.status)
 
     def _settle_odd(self, sent: Sent, status: str) -> None:
         """Settle a batch that Dask is done with, and of which no news came."""
-        if status in ("cancelled", "lost"):
+        if status == "orphan":
+            self._report(sent, sent.rest(OutcomeKind.RETURNED))
+        elif status in ("cancelled", "lost"):
             # A value that it needs went with its worker; but it may have begun.
-            self._recall(sent)
+            self._recall(sent, stops=False)
         elif status == "error" and not sent.is_recalled:
             error = sent.future.exception(timeout=5)
             cause = f"Dask did not run it: {type(error).__name__}: {error}"

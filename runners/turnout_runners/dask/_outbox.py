@@ -80,9 +80,10 @@ class Outbox:
 
     async def _settle(self, sent: threading.Event) -> None:
         self.flush()
-        # A message that has left the buffer has gone to the socket in the same step, or as much of it as fits.
         while getattr(self._worker.batched_stream, "buffer", None):  # noqa: ASYNC110 - Dask has no event for it
             await asyncio.sleep(_STEP)
+        # What has left the buffer goes to the socket in one of the loop's next steps.
+        await asyncio.sleep(_STEP)
         sent.set()
 
     def _journal(self, directory: str) -> Journal | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import mmap
 import pickle
 import threading
 import time
@@ -17,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from turnout._copies import private_copy
 from turnout._failures import decode, encode
 from turnout._serialization import Parcel
 from turnout.runner import Outcome, OutcomeKind
@@ -37,7 +37,6 @@ __all__ = ["current_work", "run", "same", "stop", "stop_all"]
 # How long a body that is asked to stop keeps its slot, in seconds.
 _GRACE: Final = 0.2
 _REMEMBERED: Final = 10_000
-_HUGE: Final = 1 << 20
 
 
 async def run(header: bytes, package: bytes, *values: Any) -> Kept | None:
@@ -66,9 +65,9 @@ async def same(blob: bytes) -> bytes:
     return blob
 
 
-async def stop(topic: str, number: int, dask_worker: Any = None) -> bool:
-    """Ask the bodies of a batch to stop, now or when they come; return whether the batch is here."""
-    return site_of(dask_worker).stop(topic, number)
+async def stop(topic: str, number: int, stops: bool, dask_worker: Any = None) -> bool:
+    """Refuse a batch when it comes; return whether it is here already, and stop it then if ``stops``."""
+    return site_of(dask_worker).stop(topic, number, stops)
 
 
 async def stop_all(base: str, dask_worker: Any = None) -> None:
@@ -97,15 +96,16 @@ class Site:
             runner = self._nested[header.base] = WorkerDaskRunner(self.worker, header.base, header.journal)
         return runner
 
-    def stop(self, topic: str, number: int) -> bool:
-        """Stop a batch if it is here, else refuse it when it comes."""
+    def stop(self, topic: str, number: int, stops: bool) -> bool:
+        """Return whether a batch is here, and stop it if ``stops``; else refuse it when it comes."""
         work = self.works.get((topic, number))
         if work is None:
             self.refused[topic, number] = None
             if len(self.refused) > _REMEMBERED:
                 self.refused.popitem(last=False)
             return False
-        work.stop()
+        if stops:
+            work.stop()
         return True
 
     def stop_all(self, base: str) -> None:
@@ -336,19 +336,7 @@ def _placed(upstream: Sequence[Any], values: Sequence[Kept]) -> list[Any]:
 
 def _private(parcel: Parcel) -> Parcel:
     # What was read-only stays so: the stream itself says it of each buffer.
-    return Parcel(parcel.data, tuple(map(_copied, parcel.buffers)))
-
-
-def _copied(buffer: Any) -> bytearray | memoryview:
-    raw = pickle.PickleBuffer(buffer).raw()
-    if raw.nbytes < _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return bytearray(raw)
-    # A bytearray of this size costs more for its pages than for its bytes: five times as much as in large pages.
-    memory = mmap.mmap(-1, raw.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    memory[:] = raw
-    return memoryview(memory)
+    return Parcel(parcel.data, tuple(private_copy(pickle.PickleBuffer(buffer).raw()) for buffer in parcel.buffers))
 
 
 def _described(failure: Any) -> str:

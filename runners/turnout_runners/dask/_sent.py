@@ -32,6 +32,8 @@ class Sent:
         """The addresses of the workers that it may run on; all, if there is none."""
         self.is_recalled = False
         """Whether it is asked to stop."""
+        self.stops_on: frozenset[str] = frozenset()
+        """The worker that has it, and has been asked to stop it."""
         self.serial = 0
         self.is_unpacked = False
         """Whether a worker has said that it has it."""

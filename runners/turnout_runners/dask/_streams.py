@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextvars
-import io
-import sys
 import threading
-from typing import Any, BinaryIO, Final, Protocol, TextIO
+from typing import Final, Protocol
+
+from turnout._streams import StandIn, replace_streams
 
 __all__ = ["Writer", "forward_streams", "writer_of_body"]
 
@@ -34,11 +34,7 @@ class forward_streams:  # noqa: N801 - used as a function
 
     def __enter__(self) -> None:
         with _lock:
-            for name in ("stdout", "stderr"):
-                inherited = getattr(sys, name)
-                if inherited is not None and not isinstance(inherited, _Forwarded):
-                    # For good: loggers and others keep what they found here.
-                    setattr(sys, name, _Forwarded(name, inherited))
+            replace_streams(_Forwarded)
             _writers.append(self._writer)
 
     def __exit__(self, *exc_info: object) -> None:
@@ -46,48 +42,22 @@ class forward_streams:  # noqa: N801 - used as a function
             _writers.remove(self._writer)
 
 
-class _Forwarded(io.TextIOBase):
-    """A text stream that hands text to whoever takes it for the batch; what belongs to none goes where it went."""
-
-    def __init__(self, name: str, inherited: TextIO) -> None:
-        self._name = name
-        self._inherited = inherited
+class _Forwarded(StandIn):
+    """Hands text to whoever takes it for the batch; what belongs to none goes where it went."""
 
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        writer = self._writer()
+        writer = _writer()
         if writer is None:
             return self._inherited.write(text)
         writer.write_text(self._name, text)
         return len(text)
 
-    def flush(self) -> None:
-        self._inherited.flush()
 
-    def fileno(self) -> int:
-        return self._inherited.fileno()
-
-    def isatty(self) -> bool:
-        return False
-
-    def writable(self) -> bool:
-        return True
-
-    @property
-    def buffer(self) -> BinaryIO:
-        return self._inherited.buffer
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self._inherited.encoding
-
-    def _writer(self) -> Writer | None:
-        writer = writer_of_body.get()
-        if writer is None:
-            with _lock:
-                return _writers[-1] if _writers else None
-        return writer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inherited, name)
+def _writer() -> Writer | None:
+    writer = writer_of_body.get()
+    if writer is None:
+        with _lock:
+            return _writers[-1] if _writers else None
+    return writer

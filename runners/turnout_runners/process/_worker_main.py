@@ -15,12 +15,12 @@ from typing import Any, Final, NamedTuple
 
 from turnout._failures import encode as encode_failure
 from turnout._serialization import Parcel
+from turnout._streams import Streams
 from turnout._version import __version__
 from turnout.runner import Outcome, OutcomeKind
 
 from ._claims import Claims
 from ._memory import Descriptor
-from ._streams import ForwardedText
 from ._wire import Channel, Frame, Message, Unreadable, encode
 
 __all__ = ["CONTROL", "Setup", "main"]
@@ -138,7 +138,7 @@ def _run(message: Message, run: Run, functions: Mapping[bytes, bytes], outbox: _
             reporter.fail(Outcome(index, OutcomeKind.VALUE), message.content.error, "receive this call's arguments")
         return
     body, upstream = message.content
-    with outbox.text_to(reporter.text):
+    with outbox.streams.text_to(reporter.text):
         run(body, functions, upstream, reporter.emit)
 
 
@@ -150,12 +150,7 @@ class _Outbox:
         self._lock = threading.Lock()
         self._sender = 0
         self._frames: list[Frame] = []
-        self.streams: dict[str, ForwardedText] = {}
-        for name in ("stdout", "stderr"):
-            inherited = getattr(sys, name)
-            if inherited is not None:
-                self.streams[name] = ForwardedText(inherited)
-                setattr(sys, name, self.streams[name])
+        self.streams = Streams()
 
     def messages(self) -> Iterator[Message]:
         """Yield what the driver sends, until it has no more to send or is gone."""
@@ -176,27 +171,10 @@ class _Outbox:
             finally:
                 self._sender = 0
 
-    @contextlib.contextmanager
-    def text_to(self, send: Callable[[str, str], None]) -> Iterator[None]:
-        """Have the standard streams call ``send`` with their name and text meanwhile."""
-        for name, stream in self.streams.items():
-            stream.forward_to(lambda text, name=name: send(name, text))  # type: ignore[misc]
-        try:
-            yield
-        finally:
-            for stream in self.streams.values():
-                stream.forward_to(None)
-
-    def flush_text(self) -> None:
-        """Pass on the lines that were begun."""
-        for stream in self.streams.values():
-            stream.flush()
-
     def forget(self) -> None:
         """Leave the driver to the parent, in a process that a task forked."""
         self._lock, self._frames, self._sender = threading.Lock(), [], 0
-        for stream in self.streams.values():
-            stream.forget()
+        self.streams.forget()
         self._channel.close()
 
 
@@ -214,7 +192,7 @@ class _Reporter:
             if outcome.kind == OutcomeKind.STARTED:
                 self._index = outcome.index
             elif outcome.kind >= OutcomeKind.VALUE:
-                self._outbox.flush_text()
+                self._outbox.streams.flush()
         try:
             frame = self._frame(outcomes)
         except Exception as error:

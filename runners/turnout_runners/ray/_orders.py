@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from turnout._copies import private_copy
 from turnout._serialization import Parcel
 from turnout.runner import Batch, Outcome, OutcomeKind, Stored
 
@@ -31,8 +30,6 @@ __all__ = [
 LARGE: Final = 64 * 1024
 """From this size on, in bytes, values stay in the object store, and orders leave their buffers there."""
 
-# From this size on, in bytes, huge pages pay.
-_HUGE: Final = 4 * 2**20
 _LARGE_FUNCTION: Final = 16 * 1024
 
 Packed: TypeAlias = "bytes | Order"
@@ -155,7 +152,7 @@ def private(value: Any) -> Any:
     """Return a parcel whose buffers may be written to. Those in the object store are shared, and read-only."""
     if not isinstance(value, Parcel):
         return value
-    buffers = tuple(_copied(raw) if (raw := _raw(buffer)).readonly else buffer for buffer in value.buffers)
+    buffers = tuple(private_copy(raw) if (raw := _raw(buffer)).readonly else buffer for buffer in value.buffers)
     data = value.data
     return Parcel(data if isinstance(data, bytes) else bytes(_raw(data)), buffers)
 
@@ -181,17 +178,6 @@ def plain(outcomes: Sequence[Outcome]) -> list[Plain]:
 def outcome_of(item: Plain) -> Outcome:
     """Return what :func:`plain` was given."""
     return Outcome(item[0], OutcomeKind(item[1]), *item[2:])
-
-
-def _copied(raw: memoryview) -> bytearray | memoryview:
-    """Return a copy that may be written to. Most of what a large one costs is new memory in small pages."""
-    if raw.nbytes < _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return bytearray(raw)
-    memory = mmap.mmap(-1, raw.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    memory[:] = raw
-    return memoryview(memory)
 
 
 def _raw(buffer: Any) -> memoryview:

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
 from turnout._serialization import Parcel
+from turnout._streams import Streams
 from turnout.runner import Outcome, OutcomeKind
 from turnout.worker import run_batch
 
@@ -17,7 +18,6 @@ from ._nested import NestedRayRunner, wait_for_nested
 from ._news import News
 from ._orders import LARGE, Left, Order, Packed, completed, results, unpacked
 from ._shipped import Code
-from ._streams import Streams
 
 __all__ = ["run", "run_and_leave"]
 
