@@ -1,8 +1,11 @@
-"""The census on several hosts for real: network namespaces with addresses of their own, one of which is cut off.
+"""Flows on several hosts for real: network namespaces with addresses of their own, one of which is cut off.
 
 ``ci/test-hosts`` runs this as root. Each host is a network namespace behind a common bridge. A scheduler (or Ray's
-head) and two workers run on three of them, the driver on a fourth. When the driver has seen some hundred calls end, one
-worker's cable is pulled. The flow must end with the bytes of CSV that ``sequential`` gives.
+head) and two workers run on three of them, the driver on a fourth.
+
+First the flow of docs/moving-to-a-cluster.md runs there as the page says, by its word alone. Then the census: when the
+driver has seen some hundred calls end, one worker's cable is pulled, and the flow must end with the bytes of CSV that
+``sequential`` gives.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +27,7 @@ from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 BIN: Final = Path(sys.executable).parent
+PAGE: Final = ROOT / "docs" / "moving-to-a-cluster.md"
 ENDS_BEFORE_THE_CUT: Final = 300
 SECONDS: Final = 400
 
@@ -131,6 +136,20 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True)
 
 
+def words_from_the_page(network: Network, folder: Path, url: str, **environment: str) -> None:
+    """Run the flow of the page from the host "driver", with one word changed, and look for its logs there."""
+    found = re.search(r"```python\n(# words\.py\n.*?)```", PAGE.read_text(), re.DOTALL)
+    assert found, f"{PAGE} has no words.py"
+    (folder / "words.py").write_text(found[1])
+    log = folder / "words.log"
+    network.run("driver", [str(BIN / "turnout"), "run", str(folder / "words.py"), "--runner", url], log, **environment)
+    text = log.read_text()
+    missing = [wanted for wanted in ("12 letters", "5 letters", "Completed()", "\n6\n") if wanted not in f"\n{text}"]
+    if missing:
+        raise SystemExit(f"the words on {url} lack {missing}:\n{text[-4000:]}")
+    print(f"ci/test-hosts: turnout run words.py --runner {url}: its logs are on the driver's screen", flush=True)
+
+
 def census_with_a_cut(
     network: Network, folder: Path, runner: str, address: str, options: Mapping[str, object], **environment: str
 ) -> None:
@@ -190,6 +209,13 @@ def on_dask(network: Network, folder: Path) -> None:
     """Run the census over Dask with TLS."""
     with dask_cluster(network, folder) as options:
         address = f"tls://{network.hosts['head'].address}:8786"
+        certificate, key = str(folder / "certificate.pem"), str(folder / "key.pem")
+        environment = {
+            "DASK_DISTRIBUTED__COMM__TLS__CA_FILE": certificate,
+            "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT": certificate,
+            "DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY": key,
+        }
+        words_from_the_page(network, folder, address, **environment)
         census_with_a_cut(network, folder, "turnout_runners.dask:DaskTaskRunner", address, options)
 
 
@@ -205,7 +231,9 @@ def on_ray(network: Network, folder: Path) -> None:
     for name in ("one", "two"):
         command = [ray, "start", "--address", f"{head}:6379", "--node-ip-address", network.hosts[name].address]
         network.run(name, [*command, *common], folder / f"{name}.log", **environment)
-    census_with_a_cut(network, folder, "turnout_runners.ray:RayTaskRunner", f"ray://{head}:10001", {}, **environment)
+    address = f"ray://{head}:10001"
+    words_from_the_page(network, folder, address, **environment)
+    census_with_a_cut(network, folder, "turnout_runners.ray:RayTaskRunner", address, {}, **environment)
 
 
 BACKENDS: Final = {"dask": on_dask, "ray": on_ray}

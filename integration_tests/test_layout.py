@@ -30,6 +30,7 @@ FLOORS: Final = (
     "_resources",
     # What travels.
     "_copies",
+    "_scripts",
     "_parts",
     "_serialization",
     "_exceptions",
@@ -102,6 +103,7 @@ INTIMATE: Final = {
         "turnout._context",
         "turnout._failures",
         "turnout._resources",
+        "turnout._scripts",
         "turnout._serialization",
         "turnout._stop",
         "turnout._streams",
@@ -112,6 +114,7 @@ INTIMATE: Final = {
         "turnout._copies",
         "turnout._failures",
         "turnout._resources",
+        "turnout._scripts",
         "turnout._serialization",
         "turnout._stop",
         "turnout._streams",

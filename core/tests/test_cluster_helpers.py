@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from turnout._cluster import check_versions, shipment_of, shipped_paths, unpack_shipment, versions
+from turnout._serialization import load_function, pack_function
 from turnout.errors import RunnerOptionError, RunnerStartError
 
 HERE = {"python": "3.11.7", "turnout": "0.1.0", "cloudpickle": "3.1.0"}
@@ -95,6 +96,20 @@ def test_a_new_version_wins_over_one_that_was_imported(tmp_path: Path) -> None:
     two = unpack_shipment(second)
     assert importlib.import_module("shipped_twice").TEXT == "second"
     two.remove()
+
+
+def test_a_function_that_was_loaded_before_is_that_of_the_new_version(tmp_path: Path) -> None:
+    module = tmp_path / "shipped_function.py"
+    results = []
+    for version in ("first", "second"):
+        module.write_text(f"def told():\n    return {version!r}\n")
+        data = shipment_of([str(module)])
+        assert data is not None
+        shipped = unpack_shipment(data)
+        digest, blob = pack_function(importlib.import_module("shipped_function").told)
+        results.append((digest, load_function(digest, blob)()))
+        shipped.remove()
+    assert results == [(digest, "first"), (digest, "second")]
 
 
 def test_modules_lead_to_their_top_packages(tmp_path: Path) -> None:

@@ -187,6 +187,7 @@ class TestIsPlain:
 
 
 MODULE = """
+import functools
 import threading
 
 LOCK = threading.Lock()
@@ -212,6 +213,13 @@ class Holder:
             return x + 2
 
 other_name = Wrapped(plain)
+
+@functools.lru_cache(maxsize=7)
+def fibonacci(n):
+    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+def far_fibonacci():
+    return fibonacci(90)
 """
 
 
@@ -249,6 +257,24 @@ class TestFunctions:
 
     def test_inside_containers_too(self, module: Any) -> None:
         assert dumps([module.decorated.fn]).load()[0] is module.decorated.fn
+
+    def test_a_cached_function_goes_by_name_if_there_is_one(self, module: Any) -> None:
+        assert dumps(module.fibonacci).load() is module.fibonacci
+
+    def test_a_cached_function_goes_by_value_with_an_empty_cache(self, module: Any) -> None:
+        assert module.fibonacci(5) == 5
+        cloudpickle.register_pickle_by_value(module)
+        try:
+            packed = pack_function(module.far_fibonacci)[1]
+        finally:
+            cloudpickle.unregister_pickle_by_value(module)
+        arrived = pickle.loads(packed)
+        cached = arrived.__globals__["fibonacci"]
+        assert cached is not module.fibonacci
+        assert cached.cache_info()[2:] == (7, 0)
+        # With two of them, each with a cache of its own, this would take for ever.
+        assert arrived() == 2880067194370816120
+        assert cached.__wrapped__.__globals__["fibonacci"] is cached
 
     def test_by_value_if_its_module_is_registered_so(self, module: Any) -> None:
         module.decorated.fn.__globals__["LOCK"] = FakeLock()

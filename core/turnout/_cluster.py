@@ -16,10 +16,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+from ._serialization import forget_functions
 from ._version import __version__
 from .errors import RunnerOptionError, RunnerStartError
 
-__all__ = ["Shipped", "check_versions", "shipment_of", "shipped_paths", "unpack_shipment", "versions"]
+__all__ = [
+    "Shipped",
+    "check_versions",
+    "shipment_of",
+    "shipped_paths",
+    "unpack_shipment",
+    "versions",
+]
 
 _LEFT_OUT: Final = frozenset({"__pycache__", ".git", ".mypy_cache", ".pytest_cache", ".ruff_cache"})
 
@@ -214,6 +222,8 @@ class Shipped:
 
     def _forget(self) -> None:
         importlib.invalidate_caches()
+        # Their pickles name modules, and are the same bytes for any version of those.
+        forget_functions()
         for name in list(sys.modules):
             if name.partition(".")[0] in self._tops:
                 del sys.modules[name]

@@ -11,6 +11,7 @@ from ._context import registered_values
 from ._failures import TravellingFailure, encode
 from ._forwarding import log_levels
 from ._future import brief
+from ._scripts import are_scripts_by_value
 from ._serialization import Parcel, dumps, explain, is_plain, pack_function
 from ._state import StateType
 from .errors import SerializationError
@@ -69,8 +70,9 @@ class PackedFunctions:
     """Functions as they were when a flow first sent them, each packed once for the flow and its subflows."""
 
     def __init__(self) -> None:
-        # The functions are held too: the id of one that is gone may come again.
-        self._packed: dict[int, tuple[Callable[..., Any], bytes, bytes]] = {}
+        # The functions are held too: the id of one that is gone may come again. For a cluster, those of a script go by
+        # value, and for other runners of the same flow by name.
+        self._packed: dict[tuple[int, bool], tuple[Callable[..., Any], bytes, bytes]] = {}
 
     def of(self, call: Call) -> tuple[bytes, bytes]:
         """Return digest and blob of a call's function.
@@ -81,14 +83,15 @@ class PackedFunctions:
             If the function can't be pickled.
         """
         function = call.task.fn
-        packed = self._packed.get(id(function))
+        key = id(function), are_scripts_by_value()
+        packed = self._packed.get(key)
         if packed is None:
             try:
                 packed = (function, *pack_function(function))
             except Exception as error:
                 what = f"The function of task {call.future.name!r}"
                 raise explain(function, error, what, call.task.name) from error
-            self._packed[id(function)] = packed
+            self._packed[key] = packed
         return packed[1], packed[2]
 
 

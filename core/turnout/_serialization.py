@@ -32,6 +32,7 @@ __all__ = [
     "dumps",
     "explain",
     "explain_load",
+    "forget_functions",
     "found_at",
     "is_plain",
     "load_function",
@@ -53,6 +54,7 @@ _SEARCHED_DEPTH: Final = 50
 _SEARCHED_DEPTH_OF_DEEP: Final = 2
 _SEARCHED_OBJECTS: Final = 300
 _MISSING: Final = object()
+_CACHED: Final = type(functools.cache(len))
 
 
 def is_plain(value: object) -> bool:
@@ -143,6 +145,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
             # format gives equal bytes for equal code.
             with contextlib.suppress(ValueError):  # constants that only cloudpickle can carry
                 return marshal.loads, (marshal.dumps(obj, 2),)
+        if type(obj) is _CACHED and reference_of(obj) is None:
+            # Goes with an empty cache. Python pickles it by name only.
+            return _with_cache, _cache_parts(obj)
         if type(obj) is types.FunctionType:
             names = obj.__module__, obj.__qualname__
             found = _found(*names)
@@ -211,6 +216,14 @@ def _undecorated(module: str, name: str) -> Any:
     return found_at(module, name).fn
 
 
+def _cache_parts(cached: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
+    return cached.__wrapped__, cached.cache_parameters()
+
+
+def _with_cache(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
+
+
 def pack_function(function: Callable[..., Any]) -> tuple[bytes, bytes]:
     """Return the digest (16 bytes) of a function or class, and its pickled form."""
     stream = io.BytesIO()
@@ -250,6 +263,12 @@ def load_function(digest: bytes, blob: bytes, what: str = "The function of a tas
         if len(_functions) > _CACHED_FUNCTIONS:
             _functions.popitem(last=False)
     return function
+
+
+def forget_functions() -> None:
+    """Have all functions unpacked again: what they refer to by name has changed in this process."""
+    with _functions_lock:
+        _functions.clear()
 
 
 def explain_load(error: Exception, what: str) -> SerializationError:

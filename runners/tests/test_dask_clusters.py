@@ -6,6 +6,8 @@ import logging
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -254,6 +256,34 @@ def test_large_arguments_do_not_stay_on_the_scheduler(own: DaskTaskRunner) -> No
 def first_of_slowly(array: Any) -> float:
     time.sleep(0.3)
     return float(array[0])
+
+
+SCRIPT = """
+import functools
+from turnout import flow, task
+
+@functools.cache
+def square(x):
+    return x * x
+
+@task
+def total(numbers):
+    print("on a worker")
+    return sum(map(square, numbers))
+
+@flow
+def totals():
+    # First where the script can be imported.
+    return total.with_options(task_runner="process").submit([1, 2]), total.submit([3, 4])
+"""
+
+
+def test_a_file_given_to_turnout_run_travels(elsewhere: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "a_script_of_mine.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "turnout", "run", "a_script_of_mine.py", "--runner", elsewhere.address]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == ["on a worker", "on a worker", "(5, 25)"]
 
 
 # Options and needs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import dask.config
 import pytest
 
 from turnout.errors import RunnerOptionError, RunnerStartError
@@ -20,6 +22,7 @@ from turnout_runners.dask import DaskTaskRunner, get_dask_client
 from turnout_runners.dask._clusters import check_cluster_versions, is_beyond_this_machine
 from turnout_runners.dask._journal import Journal, entries, journal_path
 from turnout_runners.dask._placement import Worker, checked_options, place, why_nowhere
+from turnout_runners.dask._quiet import only_warnings
 from turnout_runners.dask._sent import Sent, verdicts
 from turnout_runners.dask._threads import Permits, run_in_thread
 from turnout_runners.dask._wire import News, Stays
@@ -375,3 +378,28 @@ def _is_idle() -> bool:
 def test_a_recipe_with_certificates_pickles() -> None:
     runner = DaskTaskRunner(address="tls://a:1", security={"tls_ca_file": "ca.pem"})
     assert pickle.loads(pickle.dumps(runner)) == runner
+
+
+def test_notices_of_dask_are_left_out_while_a_runner_is_up() -> None:
+    notices = logging.getLogger("distributed")
+    assert notices.level == logging.INFO
+    with only_warnings(), only_warnings():
+        assert notices.level == logging.WARNING
+    assert notices.level == logging.INFO
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.WARNING])
+def test_levels_that_the_user_chose_stay(level: int) -> None:
+    notices = logging.getLogger("distributed")
+    notices.setLevel(level)
+    try:
+        with only_warnings():
+            assert notices.level == level
+        assert notices.level == level
+    finally:
+        notices.setLevel(logging.INFO)
+
+
+def test_levels_in_the_configuration_of_dask_stay() -> None:
+    with dask.config.set({"logging": {"distributed": "info"}}), only_warnings():
+        assert logging.getLogger("distributed").level == logging.INFO

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import cloudpickle  # type: ignore[import-untyped]
 
 from .. import Flow
+from .._scripts import add_script
 from ._problem import UsageProblem, one_line
 
 if TYPE_CHECKING:
@@ -82,7 +83,11 @@ def _from_file(path: Path) -> ModuleType:
         sys.path.append(folder)
         return _by_value(path)
     sys.path.insert(0, folder)
-    return importlib.import_module(name) if _leads_to(name, path) else _by_value(path)
+    if not _leads_to(name, path):
+        return _by_value(path)
+    module = importlib.import_module(name)
+    add_script(module)
+    return module
 
 
 def _similar(path: Path) -> str:

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from turnout._cluster import check_versions, versions
+from turnout._scripts import scripts_by_value
 from turnout.errors import RunnerOptionError, RunnerStartError
+
+from ._quiet import only_warnings
 
 __all__ = ["Connection", "Settings", "connect", "is_beyond_this_machine"]
 
@@ -63,6 +66,7 @@ class Connection:
         # What is closed in the end, the last first.
         self._closing = contextlib.ExitStack()
         try:
+            self._closing.enter_context(only_warnings())
             self.client = self._connected(settings)
         except BaseException:
             self.close()
@@ -90,13 +94,14 @@ class Connection:
         self._closing.callback(_end_report, self.client, report, path)
 
     def _connected(self, settings: Settings) -> Any:
+        if settings.address is None and settings.cluster is None and settings.cluster_class is None:
+            return self._to_own(settings)
+        self._closing.enter_context(scripts_by_value())
         if settings.address is not None:
             return self._to_address(settings, settings.address)
         if settings.cluster is not None:
             return self._to_cluster(settings, settings.cluster)
-        if settings.cluster_class is not None:
-            return self._to_cluster(settings, self._made(settings))
-        return self._to_own(settings)
+        return self._to_cluster(settings, self._made(settings))
 
     def _to_own(self, settings: Settings) -> Any:
         from ._own import OwnCluster, cause_of

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+from turnout._scripts import scripts_by_value
 from turnout.errors import RunnerStartError
 
 from ._cluster import Cluster
@@ -54,6 +55,7 @@ class Connection:
         self.is_ours = disconnect is not None
         """Whether a runner made it."""
         self._disconnect = disconnect
+        self._scripts = contextlib.ExitStack()
         self._ending = threading.Lock()
         self._lifeline = Lifeline(watched, self.cluster, self._lose)
 
@@ -62,6 +64,8 @@ class Connection:
         from ._library import ray
 
         self.cluster.look()
+        if not self.is_ours or self.settings.address is not None:
+            self._scripts.enter_context(scripts_by_value())
         self._lifeline.start()
         actor = ray.remote(num_cpus=0, max_concurrency=10_000, max_restarts=0)(Mailbox)
         self.mailbox = actor.options(name=self.mailbox_name, **_beside_the_driver()).remote()
@@ -71,6 +75,7 @@ class Connection:
         from ._library import ray
 
         self._lifeline.stop()
+        self._scripts.close()
         if self.mailbox is not None and self.lost is None:
             with contextlib.suppress(Exception):
                 ray.kill(self.mailbox)
