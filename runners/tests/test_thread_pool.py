@@ -206,6 +206,31 @@ def test_stopping_twice_and_starting_again(hire: Hire) -> None:
     finish(crew.submit())
 
 
+def test_stopping_waits_for_a_thread_that_is_just_being_started(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    crew = hire(1)
+    starting, stopped = threading.Event(), threading.Event()
+    start = threading.Thread.start
+
+    def slow_start(thread: threading.Thread) -> None:
+        if thread.name.startswith("crew-"):
+            starting.set()
+            stopped.wait(0.2)  # for nothing, since stopping has to wait
+        start(thread)
+
+    def stop() -> None:
+        assert starting.wait(30)
+        crew.runner.stop()
+        stopped.set()
+
+    monkeypatch.setattr(threading.Thread, "start", slow_start)
+    stopper = threading.Thread(target=stop)
+    start(stopper)
+    crew.submit()
+    stopper.join(30)
+    assert stopped.is_set()
+    assert not crew_threads()
+
+
 def test_a_recipe_has_no_threads_and_stops_all_the_same() -> None:
     runner = ThreadPoolTaskRunner(2)
     runner.stop()

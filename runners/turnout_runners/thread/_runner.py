@@ -200,19 +200,21 @@ class _Pool:
 
     def _start(self) -> None:
         worker = _Worker()
+        # Under the lock: `stop` joins the threads that there are, and one that has not been started can't be joined.
         with self._lock:
-            self._workers.add(worker)
+            if self._stopping:
+                self._free += 1
+                return
             self._started += 1
             name = f"{self._prefix}-{self._started}"
-        thread = threading.Thread(target=self._work, args=(worker,), name=name, daemon=True)
-        worker.thread = thread
-        try:
-            thread.start()
-        except BaseException:
-            with self._lock:
+            worker.thread = threading.Thread(target=self._work, args=(worker,), name=name, daemon=True)
+            self._workers.add(worker)
+            try:
+                worker.thread.start()
+            except BaseException:
                 self._workers.discard(worker)
                 self._free += 1
-            raise
+                raise
 
     def _work(self, worker: _Worker) -> None:
         """Run batches while there are any and the slot is held."""
