@@ -53,6 +53,8 @@ class Nodes:
     client_port: int = field(default_factory=free_port)
     pids: list[int] = field(default_factory=list)
     folder: str = field(default_factory=lambda: tempfile.mkdtemp(prefix="nodes-"))
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables for all nodes."""
 
     @property
     def address(self) -> str:
@@ -76,11 +78,18 @@ class Nodes:
 
     def kill(self, number: int) -> None:
         """Have a node be gone at once, with all that runs on it."""
+        self._signal(number, signal.SIGKILL)
+
+    def freeze(self, number: int) -> None:
+        """Have a node answer nothing any more, as if its host were cut off."""
+        self._signal(number, signal.SIGSTOP)
+
+    def _signal(self, number: int, what: int) -> None:
         leader = self.pids[number]
         session = [pid for pid, fields in _table() if fields[3] == str(leader)]
         for pid in session:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, what)
 
     def stop(self) -> None:
         """Stop all nodes."""
@@ -104,7 +113,8 @@ class Nodes:
             cwd="/",
             # Of these nodes only this machine knows. Else it would depend on a file of the user's whether they
             # understand each other.
-            env={**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},
+            env={**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+            | self.environment,
         )
         self.pids.append(int(detached.stdout))
         self._wait_until_up(log)

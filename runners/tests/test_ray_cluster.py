@@ -333,3 +333,52 @@ def test_a_node_that_dies_costs_its_calls_one_run(runner: RayTaskRunner, nodes: 
     with pytest.raises(Exception, match="Failed to retrieve object"):
         stays_there.result()
     del stays_there
+
+
+IN_TWO_PARTS = """
+import sys, time
+from turnout import flow, task
+from turnout_runners.ray import RayTaskRunner
+
+@task
+def late(number):
+    time.sleep(0.05)
+    return number
+
+# What a call needs decides whom Ray asks for a worker: the code that is sent along is on all nodes.
+@flow(task_runner=RayTaskRunner(sys.argv[1], ship=[__file__]))
+def in_two_parts():
+    assert late.map(range(4)).result() == list(range(4))
+    print("begun", flush=True)
+    sys.stdin.readline()
+    return sum(late.map(range(40)).result())
+
+if __name__ == "__main__":
+    print(in_two_parts())
+"""
+
+
+@pytest.mark.timeout(150)
+def test_a_host_that_is_cut_off_holds_up_no_calls_for_long(tmp_path: Path) -> None:
+    """Ray would wait for an answer of a node that it has long declared dead: here for ever."""
+    checks = {"initial_delay": "1000", "period": "500", "timeout": "500"}
+    environment = {f"RAY_health_check_{name}_ms": value for name, value in checks.items()}
+    nodes = Nodes(environment=environment | {"RAY_health_check_failure_threshold": "3"})
+    script = tmp_path / "in_two_parts.py"
+    script.write_text(IN_TWO_PARTS)
+    try:
+        nodes.start_head()
+        number = nodes.start_node()
+        with subprocess.Popen(
+            [sys.executable, str(script), nodes.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as driver:
+            try:
+                assert driver.stdout
+                assert driver.stdout.readline() == "begun\n"
+                nodes.freeze(number)
+                out, _ = driver.communicate("go on\n", timeout=60)
+            finally:
+                driver.kill()
+        assert out == f"{sum(range(40))}\n"
+    finally:
+        nodes.stop()

@@ -54,6 +54,8 @@ class Calls:
         self._variants: collections.OrderedDict[Any, Any] = collections.OrderedDict()
         # Large functions and code, each stored once.
         self._references: dict[bytes, Any] = {}
+        # An argument for nobody, once a node was lost.
+        self._marker: tuple[Any, ...] = ()
         self._lock = threading.Lock()
 
     def check(self, batch: Batch) -> None:
@@ -70,10 +72,20 @@ class Calls:
         """Hand a batch to Ray."""
         remote = self._variant(batch)
         order, references = order_of(batch, number, self._sender)
-        made = remote.remote(packed(order), *references)
+        made = remote.remote(packed(order), *references, *self._marker)
         if batch.may_stay:
             return Sent(made[0], made[1], references)
         return Sent(made, None, references)
+
+    def begin_afresh(self) -> None:
+        """Have Ray ask for workers anew for whatever is sent from now on.
+
+        It asks for no more workers than tasks of a kind wait; if those that it asked don't answer, the tasks wait for
+        them, new ones too. Tasks with other arguments in its store are of another kind.
+        """
+        from ._library import ray
+
+        self._marker = (ray.put(b"a node was lost"),)
 
     def _stored(self, blob: bytes) -> Any:
         from ._library import ray

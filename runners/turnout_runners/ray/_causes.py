@@ -6,7 +6,7 @@ from typing import Any
 
 from turnout.runner import Batch, Outcome, OutcomeKind
 
-__all__ = ["is_death", "outcomes_for", "told"]
+__all__ = ["is_cancellation", "is_death", "outcomes_for", "told"]
 
 
 def outcomes_for(batch: Batch, left: set[int], error: BaseException, *, cancelled: bool) -> list[Outcome]:
@@ -23,13 +23,18 @@ def outcomes_for(batch: Batch, left: set[int], error: BaseException, *, cancelle
     cancelled
         Whether we ended it.
     """
-    from ._library import ray
-
-    if cancelled or isinstance(error, ray.exceptions.TaskCancelledError):
+    if cancelled or is_cancellation(error):
         return [Outcome(index, OutcomeKind.CRASHED, "it was cancelled") for index in sorted(left)]
     alone = len(batch.calls) == 1
     kind = OutcomeKind.LOST if is_death(error) and not alone else OutcomeKind.CRASHED
     return [Outcome(index, kind, told(error)) for index in sorted(left)]
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Return whether an error of Ray says that a call was cancelled."""
+    from ._library import ray
+
+    return isinstance(error, ray.exceptions.TaskCancelledError)
 
 
 def is_death(error: BaseException) -> bool:

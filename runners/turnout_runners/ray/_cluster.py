@@ -21,13 +21,15 @@ class Cluster:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._nodes: list[dict[str, float]] = []
+        self._nodes: dict[str, dict[str, float]] = {}
+        self.lost_at = float("-inf")
+        """When a node was last found to be gone, by :func:`time.monotonic`."""
         self._seen = float("-inf")
 
     def processors(self, max_age: float = float("inf")) -> int:
         """Return how many processors all nodes have together, at least 1; asks Ray if that is not known so lately."""
         self.look(max_age)
-        return max(1, int(sum(node.get("CPU", 0) for node in self._nodes)))
+        return max(1, int(sum(node.get("CPU", 0) for node in self._nodes.values())))
 
     def look(self, max_age: float = 0) -> None:
         """Ask Ray for its nodes, unless it was asked less than ``max_age`` seconds ago, or is being asked."""
@@ -36,9 +38,12 @@ class Cluster:
         try:
             from ._library import ray
 
-            nodes: list[dict[str, Any]] = ray.nodes()
-            self._nodes = [node["Resources"] for node in nodes if node["Alive"]]
+            known: list[dict[str, Any]] = ray.nodes()
+            nodes = {node["NodeID"]: node["Resources"] for node in known if node["Alive"]}
             self._seen = time.monotonic()
+            if self._nodes.keys() - nodes.keys():
+                self.lost_at = self._seen
+            self._nodes = nodes
         finally:
             self._lock.release()
 
@@ -70,11 +75,11 @@ class Cluster:
     def _fits(self, wanted: Mapping[str, float]) -> bool:
         return any(
             all(node.get(_NAMES.get(name, name), 0) >= amount for name, amount in wanted.items())
-            for node in self._nodes
+            for node in self._nodes.values()
         )
 
     def _described(self) -> str:
-        nodes = [described(_ours(node)) for node in self._nodes]
+        nodes = [described(_ours(node)) for node in self._nodes.values()]
         return "; ".join(f"a node with {node}" for node in nodes) or "no nodes"
 
 

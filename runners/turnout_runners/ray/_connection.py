@@ -197,12 +197,10 @@ def _check_same(connection: Connection, settings: Settings) -> None:
 
 
 def _beside_the_driver() -> dict[str, Any]:
-    """Return options that put an actor on the driver's own node, if it has one."""
+    """Return options that put an actor on the driver's own node; by ``ray://``, on that of what stands for it there."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from ._library import ray
 
-    if ray.util.client.ray.is_connected():
-        return {}
     node = ray.get_runtime_context().get_node_id()
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from turnout.runner import Batch, Outcome, OutcomeKind, Stored, TaskRunner
 
-from ._causes import is_death, outcomes_for
+from ._causes import is_cancellation, is_death, outcomes_for
 from ._orders import Left, outcome_of
 
 if TYPE_CHECKING:
@@ -34,15 +34,17 @@ class Entry:
     __slots__ = (
         "_early",
         "_expected",
-        "_is_dead",
+        "_has_ended_so",
         "_outcomes",
         "_parts",
         "_since",
         "batch",
         "is_cancelled",
+        "is_recalled",
         "left",
         "number",
         "sent",
+        "sent_at",
     )
 
     def __init__(self, batch: Batch, number: int, sent: Sent) -> None:
@@ -50,14 +52,17 @@ class Entry:
         self.number = number
         self.sent = sent
         self.is_cancelled = False
+        # Asked back, because a node was lost, and it may be on its way to that node.
+        self.is_recalled = False
         # Which calls have no last outcome yet.
         self.left = set(range(len(batch.calls)))
         # Since when it is under way, or its end is waited for.
-        self._since = time.monotonic()
+        self.sent_at = self._since = time.monotonic()
         # How many messages have been told, and those that came before their turn.
         self._parts = 0
         self._early: dict[int, bytes] = {}
-        self._is_dead = False
+        # Whether an end without an outcome leaves it open whether it had begun.
+        self._has_ended_so = False
         # With what it ends, and after how many messages, or after which request to the mailbox.
         self._outcomes: Sequence[Outcome] | None = None
         self._expected: int | Any = None
@@ -73,9 +78,19 @@ class Entry:
         return self.is_over or time.monotonic() - self._since > _NEWSWORTHY
 
     @property
+    def is_silent(self) -> bool:
+        """Whether nothing has come of it, neither news nor an end."""
+        return not (self.is_over or self._parts)
+
+    @property
     def never_began(self) -> bool:
-        """Whether its worker was dead already: those whose calls must not begin twice tell that they begin."""
-        return self._is_dead and not self.is_cancelled and not self.batch.may_stay and not self._parts
+        """Whether it may be sent again free of charge.
+
+        It has not begun, for its worker was dead already: those whose calls must not begin twice tell that they begin.
+        Or it was asked back, and had at most just begun.
+        """
+        can_tell = self.is_recalled or not self.batch.may_stay
+        return self._has_ended_so and can_tell and not self.is_cancelled and not self._parts
 
     def accept(self, message: Message) -> Iterator[list[Outcome]]:
         """Take a message; yield what it says, and what those say that came before their turn and follow it."""
@@ -88,7 +103,7 @@ class Entry:
         """Take what the Ray task returned, or why it did not."""
         self._since = time.monotonic()
         if isinstance(result, BaseException):
-            self._is_dead = is_death(result)
+            self._has_ended_so = is_death(result) or (self.is_recalled and is_cancellation(result))
             self._outcomes = outcomes_for(self.batch, self.left, result, cancelled=self.is_cancelled)
             # Its last words may have reached the mailbox: whatever is there is brought first.
             self._expected = 0 if self.is_cancelled else post.sweep()

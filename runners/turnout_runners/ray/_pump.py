@@ -39,6 +39,8 @@ _WAIT: Final = 0.005
 _WAIT_FOR_EACH: Final = 50e-6
 # How often a batch may find a dead worker in the place of one, before that is a crash like any other.
 _RETURNS: Final = 3
+# How long a batch may be silent after a node was lost, in seconds. One that runs is so for a tenth of that at most.
+_SILENCE: Final = 2.0
 # How long stopping waits for batches that were cancelled, in seconds.
 _STOP_PATIENCE: Final = 5.0
 
@@ -84,6 +86,9 @@ class Pump:
         self._host = host
         self._post = post
         self._calls = Calls(post.channel, post.name, cluster, shipment)
+        self._cluster = cluster
+        # Which loss of a node has left nothing to ask back.
+        self._settled = cluster.lost_at
         self._limit = limit
         # Guards what follows.
         self._changed = threading.Condition(threading.Lock())
@@ -236,6 +241,8 @@ class Pump:
         """Wait for some news, and report them."""
         from ._library import ray
 
+        if self._cluster.lost_at > self._settled:
+            self._ask_back(self._cluster.lost_at)
         references = self.references()
         if self._is_newsworthy():
             self._post.ask()
@@ -248,6 +255,29 @@ class Pump:
                 self._take_in(message)
             self._end([reference for reference in ready if reference in self._entries])
         self._report_ends()
+
+    def _ask_back(self, lost_at: float) -> None:
+        """Take back what was sent before a node was lost and shows no sign of life, so that it is sent again.
+
+        Ray asks nodes for workers. If a host is cut off, the question has no answer, and Ray waits for one for minutes
+        longer than it takes to declare the node dead.
+        """
+        from ._library import ray
+
+        with self._changed:
+            silent = [entry for entry in self._entries.values() if entry.is_silent and entry.sent_at <= lost_at]
+            waiting = [entry for entry in silent if not (entry.is_recalled or entry.is_cancelled)]
+            now = time.monotonic()
+            late = [entry for entry in waiting if now - entry.sent_at > _SILENCE]
+            for entry in late:
+                entry.is_recalled = True
+        if not waiting:
+            self._settled = lost_at
+        if late:
+            self._calls.begin_afresh()
+        for entry in late:
+            # If it has just begun, only the end of its worker ends it for sure.
+            ray.cancel(entry.sent.outcomes, force=True)
 
     def _is_newsworthy(self) -> bool:
         with self._changed:
