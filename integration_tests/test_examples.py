@@ -22,6 +22,7 @@ from turnout import flow
 
 TOP = Path(__file__).parents[1]
 RUNNERS = ("sequential", "thread", "process", "executor")
+CLUSTERS = [pytest.param(word, marks=pytest.mark.cluster) for word in ("dask?n_workers=2", "ray?num_cpus=2")]
 LIMIT = 24
 
 
@@ -77,7 +78,7 @@ def expected(census: ModuleType) -> bytes:
 # The census
 
 
-@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("runner", [*RUNNERS, *CLUSTERS])
 def test_census_writes_the_same_bytes_on_every_runner(runner: str, expected: bytes, tmp_path: Path) -> None:
     ended = run_census(tmp_path, "--runner", runner)
     assert (tmp_path / "census.csv").read_bytes() == expected
@@ -284,7 +285,7 @@ def test_tutorial_sequential_flow_prints_in_order(
     assert finished == [f"Task run 'Sequential Task-{index}' - Finished in state Completed()" for index in range(2)]
 
 
-@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("runner", [*RUNNERS, *CLUSTERS])
 def test_tutorial_runs_from_the_command_line(runner: str, facts: FactServer) -> None:
     ended = turnout("run", "examples/tutorial.py:api_flow", "--runner", runner, "-p", f"url={facts.url}")
     assert ended.returncode == 0, ended.stderr

@@ -1,6 +1,11 @@
-"""Writes docs/conformance.md: runs the kit on every runner, and puts down what came of it.
+"""Writes docs/conformance.md: runs the kit on every runner, clusters too, and puts down what came of it.
 
 .venv/bin/python integration_tests/write_conformance.py
+
+Takes about twenty minutes. A run of the tests gives the same reports by the way:
+
+TURNOUT_CONFORM_REPORT=report.jsonl .venv/bin/pytest -p turnout.testing._conform ...
+.venv/bin/python integration_tests/write_conformance.py report.jsonl
 """
 
 from __future__ import annotations
@@ -27,22 +32,34 @@ RUNNERS: Final = {
     "TestExecutorLoky": "executor: loky",
     "TestExecutorlib": "executor: executorlib",
     "TestThirdParty": "a third party's",
+    "TestDaskOwn": "dask: own",
+    "TestDaskRemote": "dask: tcp",
+    "TestDaskTls": "dask: tls",
+    "TestRayOwn": "ray: own",
+    "TestRayCluster": "ray: two nodes",
+    "TestRayClient": "ray: client",
 }
 HEAD: Final = """# Which runner keeps which promise
 
 Made by `python integration_tests/write_conformance.py` from a run of the conformance kit; not written by hand.
 
 A number counts the behaviours that were tested. "declared" means that the runner says it can't do that, and that the
-kit tested what it says instead; the reasons stand below.
+kit tested what it says instead; the reasons stand below. "-" stands where a part of the kit was not run: clusters that
+differ only in how they are reached get the parts that could tell.
 """
 
 
 def main() -> int:
-    """Run, write, and return the exit status of the tests."""
+    """Run what has not been run, write, and return the exit status of the tests."""
+    status = 0
+    reports: dict[str, Report] = {}
     with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / "report.jsonl"
-        status = run_tests(path)
-        reports = read_reports(path)
+        paths = [Path(argument) for argument in sys.argv[1:]]
+        if not paths:
+            paths = [Path(name) / "report.jsonl"]
+            status = run_tests(paths[0])
+        for path in paths:
+            reports |= read_reports(path)
     named = {runner: reports[owner] for owner, runner in RUNNERS.items() if owner in reports}
     DOCUMENT.write_text(document(named))
     return status
@@ -50,7 +67,8 @@ def main() -> int:
 
 def run_tests(report: Path) -> int:
     """Run the kit on all runners with pytest, and return its exit status."""
-    modules = [str(HERE / "test_conformance.py"), str(HERE / "test_third_party.py")]
+    files = ("conformance", "third_party", "conformance_dask", "conformance_ray")
+    modules = [str(HERE / f"test_{name}.py") for name in files]
     options = ["-p", "turnout.testing._conform", "--numprocesses", "auto", "--dist", "loadgroup", "-k", "Test"]
     command = [sys.executable, "-m", "pytest", *options, *modules]
     return subprocess.run(command, env={**os.environ, REPORT_VARIABLE: str(report)}, check=False).returncode
