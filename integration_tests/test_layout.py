@@ -70,6 +70,7 @@ FLOORS: Final = (
     "_backends",
     # What users write.
     "_choice",
+    "_decorated",
     "_nested",
     "_session",
     "_flow_run",

@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 from ._choice import RunnerChoice, command_line_runner
+from ._decorated import Decorated, Delays, name_from
 from ._flow_run import FlowRun
-from ._serialization import found_at, reference_of
 from ._state import State, StateType
-from ._task import Delays, _delays, _not_negative, _restored, delay_of, name_from
 from .errors import ParameterBindError, ParameterTypeError
 
 if TYPE_CHECKING:
@@ -23,15 +22,20 @@ P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
 
+_ENDS = ("completion", "failure", "cancellation", "crashed", "running")
+
 Hook = Callable[["Flow[..., Any]", FlowRun, State], object]
 
 
-class Flow(Generic[P, R]):
+class Flow(Decorated, Generic[P, R]):
     """A function that may submit tasks. Made by :func:`flow`, whose parameters it takes.
 
     A call runs the body, waits for every call that the body submitted, and returns the body's value with futures
     replaced by their results.
     """
+
+    kind = "flow"
+    _attributes: ClassVar = {"flow_run_name": "run_name"} | {f"on_{end}": f"on_{end}_hooks" for end in _ENDS}
 
     def __init__(
         self,
@@ -54,31 +58,27 @@ class Flow(Generic[P, R]):
         on_crashed: Iterable[Hook] = (),
         on_running: Iterable[Hook] = (),
     ) -> None:
-        self._binds: type | None = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
-        function: Callable[..., Any] = fn.__func__ if isinstance(fn, (classmethod, staticmethod)) else fn
-        if not callable(function):
-            raise TypeError(f"@flow needs a function, not {function!r}.")
-        self.fn = function
-        functools.update_wrapper(self, function, updated=())
-        self.name = name or str(getattr(function, "__name__", type(function).__name__))
-        self.description = description if description is not None else inspect.getdoc(function)
-        self.version = version
+        super().__init__(
+            fn,
+            name=name,
+            description=description,
+            version=version,
+            retries=retries,
+            retry_delay_seconds=retry_delay_seconds,
+            retry_jitter_factor=retry_jitter_factor,
+            timeout_seconds=timeout_seconds,
+            log_prints=log_prints,
+            run_name=flow_run_name,
+        )
         self.task_runner = task_runner
         # What with_options said, which is stronger than what the decorator did.
         self.chosen_runner: RunnerChoice | None = None
-        self.retries = _not_negative("retries", retries)
-        self.retry_delay_seconds = _delays(retry_delay_seconds, retries)
-        self.retry_jitter_factor = retry_jitter_factor
-        self.timeout_seconds = None if timeout_seconds is None else float(timeout_seconds)
-        self.log_prints = log_prints
-        self.run_name = flow_run_name
         self.validate_parameters = validate_parameters
         self.on_completion_hooks = list(on_completion)
         self.on_failure_hooks = list(on_failure)
         self.on_cancellation_hooks = list(on_cancellation)
         self.on_crashed_hooks = list(on_crashed)
         self.on_running_hooks = list(on_running)
-        self._bound: tuple[Any, ...] = ()
         self._check()
 
     def _check(self) -> None:
@@ -182,30 +182,9 @@ class Flow(Generic[P, R]):
         >>> nightly.with_options(task_runner="sequential", name="tonight")()
         'done'
         """
-        changed = type(self)(self.fn, **{**self._options(), **options})
-        changed._binds, changed._bound = self._binds, self._bound
+        changed: Flow[P, R] = self._changed(options)
         changed.chosen_runner = options.get("task_runner", self.chosen_runner)
         return changed
-
-    def _options(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "description": self.description,
-            "version": self.version,
-            "task_runner": self.task_runner,
-            "retries": self.retries,
-            "retry_delay_seconds": self.retry_delay_seconds,
-            "retry_jitter_factor": self.retry_jitter_factor,
-            "timeout_seconds": self.timeout_seconds,
-            "log_prints": self.log_prints,
-            "flow_run_name": self.run_name,
-            "validate_parameters": self.validate_parameters,
-            "on_completion": self.on_completion_hooks,
-            "on_failure": self.on_failure_hooks,
-            "on_cancellation": self.on_cancellation_hooks,
-            "on_crashed": self.on_crashed_hooks,
-            "on_running": self.on_running_hooks,
-        }
 
     def on_completion(self, hook: Hook) -> Hook:
         """Add a hook for runs that complete. Can be used as a decorator."""
@@ -238,28 +217,9 @@ class Flow(Generic[P, R]):
     @overload
     def __get__(self: Flow[Concatenate[Any, Q], R], instance: object, owner: type | None = None) -> Flow[Q, R]: ...
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        if self._binds is staticmethod or (instance is None and self._binds is None):
-            return self
-        # Not copy.copy: that asks __reduce__, which answers with where this object is found.
-        bound = object.__new__(type(self))
-        vars(bound).update(vars(self))
-        bound._bound = (owner if self._binds is classmethod else instance,)
-        return bound
-
-    def __reduce__(self) -> Any:
-        reference = None if self._bound else reference_of(self)
-        if reference is not None:
-            return found_at, reference
-        return _restored, (type(self), vars(self))
-
-    def __repr__(self) -> str:
-        return f"<Flow {self.name}>"
+        return self._of(instance, owner)
 
     # What follows is for flow runs.
-
-    def retry_delay(self, retries_before: int) -> float:
-        """Return how many seconds to wait before the next attempt."""
-        return delay_of(self.retry_delay_seconds, retries_before, self.retry_jitter_factor)
 
     def hooks_for(self, type_: StateType) -> Sequence[Hook]:
         """Return the hooks that a final state calls for."""

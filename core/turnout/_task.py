@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import random
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 from ._backends import Backends
 from ._context import current_scope
+from ._decorated import Decorated, Delays, exponential_backoff, name_from, not_negative, signature_of
 from ._engine import Engine, no_context
 from ._future import FutureList
 from ._loops import call_here_async
 from ._map import LazyMap, elements_of
 from ._resources import normalized
-from ._serialization import found_at, reference_of
 from ._state import State, StateType
 from .runner import TaskRunner
 
@@ -32,18 +31,21 @@ R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
 Hook = Callable[["Task[..., Any]", "TaskRun", State], object]
-Delays = float | Sequence[float] | Callable[[int], float | Sequence[float]]
 RunnerChoice = TaskRunner | type[TaskRunner] | str
 
 _RESERVED = ("wait_for", "return_state")
 _OPTIONS = "_options"
+_ENDS = ("completion", "failure", "running")
 
 
-class Task(Generic[P, R_co]):
+class Task(Decorated, Generic[P, R_co]):
     """A function whose calls can be submitted to a runner. Made by :func:`task`, whose parameters it takes.
 
     Calling a task runs it here and now. ``submit`` and ``map`` need a running flow, and return futures.
     """
+
+    kind = "task"
+    _attributes: ClassVar = {"task_run_name": "run_name"} | {f"on_{end}": f"on_{end}_hooks" for end in _ENDS}
 
     def __init__(
         self,
@@ -69,40 +71,34 @@ class Task(Generic[P, R_co]):
         task_runner: RunnerChoice | None = None,
         **runner_options: Mapping[str, Any],
     ) -> None:
-        self._binds: type | None = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
-        function: Callable[..., Any] = fn.__func__ if isinstance(fn, (classmethod, staticmethod)) else fn
-        if not callable(function):
-            raise TypeError(f"@task needs a function, not {function!r}.")
-        self.fn = function
-        # __wrapped__ is what inspect and the like follow to the signature.
-        functools.update_wrapper(self, function, updated=())
-        self.name = name or str(getattr(function, "__name__", type(function).__name__))
-        self.description = description if description is not None else inspect.getdoc(function)
-        self.version = version
+        super().__init__(
+            fn,
+            name=name,
+            description=description,
+            version=version,
+            retries=retries,
+            retry_delay_seconds=retry_delay_seconds,
+            retry_jitter_factor=retry_jitter_factor,
+            timeout_seconds=timeout_seconds,
+            log_prints=log_prints,
+            run_name=task_run_name,
+        )
         self.tags = frozenset((tags,) if isinstance(tags, str) else tags)
-        self.retries = _not_negative("retries", retries)
-        self.retry_delay_seconds = _delays(retry_delay_seconds, retries)
-        self.retry_jitter_factor = retry_jitter_factor
         self.retry_condition_fn = retry_condition_fn
-        self.timeout_seconds = None if timeout_seconds is None else float(timeout_seconds)
-        self.log_prints = log_prints
-        self.run_name = task_run_name
         self.on_completion_hooks = list(on_completion)
         self.on_failure_hooks = list(on_failure)
         self.on_running_hooks = list(on_running)
-        self.crash_retries = _not_negative("crash_retries", crash_retries)
+        self.crash_retries = not_negative("crash_retries", crash_retries)
         self.resources = normalized(resources or {}, f"task {self.name!r}")
         self.batch = batch
         self.task_runner = task_runner
         self.runner_options = _by_runner(runner_options)
-        self.is_async = _is_async(function)
-        # What comes before the arguments: the instance or class of a method.
-        self._bound: tuple[Any, ...] = ()
+        self.is_async = _is_async(self.fn)
         self._check_parameters()
         self._notice()
 
     def _check_parameters(self) -> None:
-        parameters = _signature(self.fn)
+        parameters = signature_of(self.fn)
         for reserved in _RESERVED:
             if parameters is not None and reserved in parameters.parameters:
                 raise TypeError(
@@ -289,35 +285,11 @@ class Task(Generic[P, R_co]):
         >>> load.with_options(name="load again", retries=2).retries
         2
         """
-        settings = {**self._options(), **options}
-        return self._same_place(type(self)(self.fn, **settings))
+        changed: Task[P, R_co] = self._changed(options)
+        return changed
 
     def _options(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "description": self.description,
-            "version": self.version,
-            "tags": self.tags,
-            "retries": self.retries,
-            "retry_delay_seconds": self.retry_delay_seconds,
-            "retry_jitter_factor": self.retry_jitter_factor,
-            "retry_condition_fn": self.retry_condition_fn,
-            "timeout_seconds": self.timeout_seconds,
-            "log_prints": self.log_prints,
-            "task_run_name": self.run_name,
-            "on_completion": self.on_completion_hooks,
-            "on_failure": self.on_failure_hooks,
-            "on_running": self.on_running_hooks,
-            "crash_retries": self.crash_retries,
-            "resources": self.resources,
-            "batch": self.batch,
-            "task_runner": self.task_runner,
-            **{f"{word}{_OPTIONS}": options for word, options in self.runner_options.items()},
-        }
-
-    def _same_place(self, other: Task[P, R_co]) -> Task[P, R_co]:
-        other._binds, other._bound = self._binds, self._bound
-        return other
+        return super()._options() | {f"{word}{_OPTIONS}": options for word, options in self.runner_options.items()}
 
     def on_completion(self, hook: Hook) -> Hook:
         """Add a hook for calls that complete. Can be used as a decorator."""
@@ -344,28 +316,9 @@ class Task(Generic[P, R_co]):
         self: Task[Concatenate[Any, Q], R_co], instance: object, owner: type | None = None
     ) -> Task[Q, R_co]: ...
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        if self._binds is staticmethod or (instance is None and self._binds is None):
-            return self
-        # Not copy.copy: that asks __reduce__, which answers with where this object is found.
-        bound = object.__new__(type(self))
-        vars(bound).update(vars(self))
-        bound._bound = (owner if self._binds is classmethod else instance,)
-        return bound
-
-    def __reduce__(self) -> Any:
-        reference = None if self._bound else reference_of(self)
-        if reference is not None:
-            return found_at, reference
-        return _restored, (type(self), vars(self))
-
-    def __repr__(self) -> str:
-        return f"<Task {self.name}>"
+        return self._of(instance, owner)
 
     # What follows is for the engine.
-
-    def retry_delay(self, retries_before: int) -> float:
-        """Return how many seconds to wait before the next attempt."""
-        return delay_of(self.retry_delay_seconds, retries_before, self.retry_jitter_factor)
 
     def hooks_for(self, type_: StateType) -> Sequence[Hook]:
         """Return the hooks that a final state calls for."""
@@ -379,7 +332,7 @@ class Task(Generic[P, R_co]):
 
     def named_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
         """Return arguments with the names of their parameters, as far as they fit the signature."""
-        signature = _signature(self.fn)
+        signature = signature_of(self.fn)
         with contextlib.suppress(TypeError):
             if signature is not None:
                 bound = signature.bind(*args, **kwargs)
@@ -388,32 +341,9 @@ class Task(Generic[P, R_co]):
         return [(str(position), value) for position, value in enumerate(args)] + list(kwargs.items())
 
 
-def name_from(template: str | Callable[..., str] | None, parameters: dict[str, Any]) -> str:
-    """Return a run's name: from a template such as ``"load {path}"``, or from a function."""
-    if not callable(template):
-        return str(template).format(**parameters)
-    takes = _signature(template)
-    if takes is not None and "parameters" in takes.parameters:
-        return str(template(parameters=parameters))
-    return str(template())
-
-
 def _final_state(future: TaskFuture[Any]) -> State:
     future.wait()
     return future.state
-
-
-def _restored(cls: type[Task[..., Any]], state: dict[str, Any]) -> Task[..., Any]:
-    made = object.__new__(cls)
-    vars(made).update(state)
-    return made
-
-
-def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
-    try:
-        return inspect.signature(function)
-    except (TypeError, ValueError):  # some builtins have none
-        return None
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
@@ -421,46 +351,6 @@ def _is_async(function: Callable[..., Any]) -> bool:
     if not inspect.isroutine(target):
         target = getattr(target, "__call__", target)  # noqa: B004  (an object with an async __call__)
     return inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target)
-
-
-def _not_negative(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name}={value!r}: give a whole number, 0 or more.")
-    return value
-
-
-def _delays(delays: Delays, retries: int) -> float | list[float]:
-    given = delays(retries) if callable(delays) else delays
-    if isinstance(given, (int, float)):
-        return given
-    return [float(delay) for delay in given] or 0.0
-
-
-def delay_of(delays: float | list[float], retries_before: int, jitter: float | None) -> float:
-    """Return the delay before a retry, in seconds; the last one of a list serves for all that follow."""
-    delay = delays if isinstance(delays, (int, float)) else delays[min(retries_before, len(delays) - 1)]
-    return float(delay) * (1 + random.uniform(0, jitter or 0))
-
-
-def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
-    """Return delays for ``retry_delay_seconds`` that double with each retry.
-
-    Parameters
-    ----------
-    backoff_factor
-        The first delay, in seconds.
-
-    Examples
-    --------
-    >>> from turnout import exponential_backoff
-    >>> exponential_backoff(backoff_factor=10)(4)
-    [10, 20, 40, 80]
-    """
-
-    def delays(retries: int) -> list[float]:
-        return [backoff_factor * 2**retry for retry in range(retries)]
-
-    return delays
 
 
 def _by_runner(options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
