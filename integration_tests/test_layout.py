@@ -65,6 +65,7 @@ FLOORS: Final = (
     "_loops",
     "_packing",
     "_dispatch",
+    "_early",
     "_inline",
     "_window",
     "_backends",

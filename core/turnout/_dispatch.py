@@ -33,11 +33,16 @@ class Dispatcher(abc.ABC):
         self.can_stop = capabilities.cancel != "none"
         self.shares_nested = capabilities.nested == "shared"
         self.capabilities = capabilities
+        self.sends_early = False
         self.loop = LoopThread()
 
     @abc.abstractmethod
     def push(self, call: Call, here: bool) -> None:
         """Take a call that is ready. ``here`` says that this is the thread of the user's code that submits it."""
+
+    def await_turn(self, call: Call) -> None:
+        """Take note of a call that waits for others. Called where ``sends_early`` says so."""
+        raise NotImplementedError
 
     def later(self, call: Call, delay: float) -> None:
         """Take a call in ``delay`` seconds."""

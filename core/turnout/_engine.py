@@ -148,6 +148,8 @@ class Engine:
         if dependencies is not None:
             call.dependencies = dependencies
             if not self._register(call, dependencies):
+                if dispatcher.sends_early:
+                    dispatcher.await_turn(call)
                 return future
         if task.run_name is None or give_name(call):
             dispatcher.push(call, True)

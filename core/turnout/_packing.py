@@ -10,12 +10,12 @@ from ._call import Call
 from ._context import registered_values
 from ._failures import TravellingFailure, encode
 from ._forwarding import log_levels
-from ._future import brief
+from ._future import COMPLETED, brief
 from ._scripts import are_scripts_by_value
 from ._serialization import Parcel, dumps, explain, is_plain, pack_function
 from ._state import StateType
 from .errors import SerializationError
-from .runner import Batch, Stored, TaskRunner
+from .runner import Batch, Coming, Stored, TaskRunner
 from .worker import FlowInfo, Job, Shipment, this_process
 
 if TYPE_CHECKING:
@@ -95,7 +95,11 @@ class PackedFunctions:
         return packed[1], packed[2]
 
 
-def pack(calls: Sequence[Call], refuse: Callable[[Call, Exception], None]) -> PackedBatch | None:
+def pack(
+    calls: Sequence[Call],
+    refuse: Callable[[Call, Exception], None],
+    coming: Callable[[TaskFuture[Any]], Coming] | None = None,
+) -> PackedBatch | None:
     """Pack calls as one batch.
 
     Parameters
@@ -104,6 +108,8 @@ def pack(calls: Sequence[Call], refuse: Callable[[Call, Exception], None]) -> Pa
         The calls, whose dependencies are over.
     refuse
         Called with each call that can't be packed, and the reason; the others go without it.
+    coming
+        Returns what stands for a future that is not over. By default all are.
 
     Returns
     -------
@@ -118,7 +124,7 @@ def pack(calls: Sequence[Call], refuse: Callable[[Call, Exception], None]) -> Pa
     for call in calls:
         try:
             digest, blob = call.engine.backends.functions.of(call)
-            arguments = _arguments(call, upstream)
+            arguments = _arguments(call, upstream, coming)
             variables = _variables(call)
         except KeyboardInterrupt:
             raise
@@ -170,10 +176,12 @@ def _job(
     )
 
 
-def _arguments(call: Call, upstream: list[Any]) -> Parcel | tuple[tuple[Any, ...], dict[str, Any]]:
+def _arguments(
+    call: Call, upstream: list[Any], coming: Callable[[TaskFuture[Any]], Coming] | None
+) -> Parcel | tuple[tuple[Any, ...], dict[str, Any]]:
     args, kwargs = call.args, call.kwargs
     if call.dependencies is not None:
-        args, kwargs = replace_arguments(args, kwargs, _placer(upstream, call.dispatcher.runner))
+        args, kwargs = replace_arguments(args, kwargs, _placer(upstream, call.dispatcher.runner, coming))
     if all(map(is_plain, args)) and all(map(is_plain, kwargs.values())):
         return args, kwargs
     try:
@@ -182,18 +190,23 @@ def _arguments(call: Call, upstream: list[Any]) -> Parcel | tuple[tuple[Any, ...
         raise _explained(call, args, kwargs, error) from error
 
 
-def _placer(upstream: list[Any], runner: TaskRunner | None) -> Callable[[TaskFuture[Any], bool], Any]:
+def _placer(
+    upstream: list[Any], runner: TaskRunner | None, coming: Callable[[TaskFuture[Any]], Coming] | None
+) -> Callable[[TaskFuture[Any], bool], Any]:
     """Return what stands in for futures: small results themselves, placeholders for what travels beside."""
     places: dict[TaskFuture[Any], Placeholder] = {}
 
     def place(future: TaskFuture[Any], allowed: bool) -> Any:
+        # It may be over by the time that it is looked at again; then there is nothing to come.
+        is_over = coming is None or future._type >= COMPLETED
         value = future._data
-        if type(value) in PLAIN:
+        if is_over and type(value) in PLAIN:
             return value
         if future not in places:
+            item = _parcelled(future, value, runner) if is_over or coming is None else coming(future)
             # Each call gets entries of its own: what one unpacks and changes, another of the batch must not see.
             places[future] = Placeholder(len(upstream))
-            upstream.append(_parcelled(future, value, runner))
+            upstream.append(item)
         return places[future]
 
     return place

@@ -13,6 +13,7 @@ from typing import Any, Final
 from ._attempts import began, crashed, failed, succeeded
 from ._call import Call
 from ._dispatch import Dispatcher, execute_batch, give_up
+from ._early import Early, EarlyCalls
 from ._ending import PENDING, RETRYING, RUNNING, settle, start, trouble_of
 from ._failures import decode
 from ._forwarding import receive
@@ -58,6 +59,8 @@ class WindowDispatcher(Dispatcher):
         self._sending = threading.RLock()
         self._is_sending = False
         self._more = False
+        self.sends_early = self.capabilities.orders
+        self._early = EarlyCalls(self._lock, self._sent)
         # Values that are still with the runner.
         self._stored: weakref.WeakSet[Stored] = weakref.WeakSet()
 
@@ -65,6 +68,8 @@ class WindowDispatcher(Dispatcher):
         return Host(execute=self._run_here, report=self.report)
 
     def push(self, call: Call, here: bool) -> None:
+        if self._early and self._take_turn(call):
+            return
         dangerous = call.trouble is not None and call.trouble.dangerous
         if call.task.is_async and self.capabilities.in_process:
             self.loop.push(call)
@@ -78,6 +83,10 @@ class WindowDispatcher(Dispatcher):
             else:
                 heapq.heappush(self._queue, (call.seq, call))
         # One call more needs one batch more at most. The thread of a user's code shall not be kept to serve others.
+        self._send(everything=False)
+
+    def await_turn(self, call: Call) -> None:
+        self._early.add([call])
         self._send(everything=False)
 
     def stop(self) -> None:
@@ -109,6 +118,8 @@ class WindowDispatcher(Dispatcher):
             try:
                 while self._send_one() and (everything or self._more):
                     self._more = False
+                if not self._early.is_idle:
+                    self._send_early()
             finally:
                 self._is_sending = self._more = False
 
@@ -135,7 +146,7 @@ class WindowDispatcher(Dispatcher):
         """Take from the queue what makes the next batch, and count it as in flight."""
         slots = self._backend.slots()
         with self._lock:
-            if self._quarantine is not None or (self._suspects and self._in_flight):
+            if self._quarantine is not None or (self._suspects and (self._in_flight or self._early)):
                 return []
             # None of the suspects may be wanted any more: then the others go on.
             calls = self._take_suspect() or self._take_next(slots)
@@ -214,6 +225,7 @@ class WindowDispatcher(Dispatcher):
             self._backend.submit(batch)
         except Exception as error:
             self._give_up(batch, error)
+        self._follow(batch)
         for call in batch.calls:
             # Cancelled between taking and sending: the runner did not know of it then.
             if call.future._type >= COMPLETED:
@@ -227,6 +239,66 @@ class WindowDispatcher(Dispatcher):
                         batch.left.discard(index)
                 start(give_up(call, error))
                 self._over(batch, call)
+
+    # Before their turn
+
+    def _follow(self, batch: Batch) -> None:
+        """Take note of calls that wait for nothing but one that was sent."""
+        if self.sends_early and len(batch.calls) == 1:
+            with LOCK:
+                dependents = batch.calls[0].future._dependents or ()
+                behind = [call for call in dependents if call.pending == 1 and call.dispatcher is self]
+            self._early.add(behind)
+
+    def _send_early(self) -> None:
+        for batch in self._early.orphans():
+            self._backend.cancel(batch)
+        if not self._suspects and self._quarantine is None:
+            for call, early in self._early.chosen(2 * self._backend.slots()):
+                self._send_before_its_turn(call, early)
+
+    def _send_before_its_turn(self, call: Call, early: Early) -> None:
+        batch = None
+        try:
+            batch = self._early.packed(call)
+        finally:
+            if batch is None:
+                self._not_early(call)
+        if batch is None:
+            return
+        if self._early.sent(call, early, batch):
+            self._count(early)
+        try:
+            self._backend.submit(batch)
+        except Exception as error:
+            if not self._not_early(call):
+                self._give_up(batch, error)
+        else:
+            self._follow(batch)
+        if call.future._type >= COMPLETED:
+            self.abandon(call)
+
+    def _not_early(self, call: Call) -> bool:
+        """Have a call that could not be sent wait for its turn; return False if that has come and is taken."""
+        early = self._early.gave_up(call)
+        if early is not None and early.is_due:
+            self.push(call, False)
+        return early is not None
+
+    def _take_turn(self, call: Call) -> bool:
+        """Take a call as sent whose turn has come; return whether it is early."""
+        early = self._early.came_due(call)
+        if early is not None and early.batch is not None:
+            self._count(early)
+        return early is not None
+
+    def _count(self, early: Early) -> None:
+        with self._lock:
+            self._in_flight += 1
+        assert early.batch is not None, "it was packed"
+        with delivering():
+            for outcome in early.news:
+                self._take_in(early.batch, outcome)
 
     # News
 
@@ -251,6 +323,8 @@ class WindowDispatcher(Dispatcher):
             receive(outcome.data)
             return
         call = batch.calls[outcome.index]
+        if self._early and self._early.keeps(batch, call, outcome):
+            return
         if not isinstance(batch, PackedBatch):
             if outcome.kind is OutcomeKind.RETURNED and call.future._type < COMPLETED:
                 start([call])

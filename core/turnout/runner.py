@@ -60,6 +60,9 @@ class Capabilities:
         The cause of a crash names the signal or exit code that ended the worker; elsewhere, no more than the worker.
     streams
         Log records, prints and the start of a call are told while the batch runs, not at its end.
+    orders
+        Takes batches that need results which are not there yet (:class:`Coming`), and has them wait in the backend. If
+        such a result doesn't come, or not as a value, the batch is given back as ``RETURNED``.
     knows_resources
         A call gets what its task needs of a worker (``Batch.resources``), or an error within seconds that says what
         there is. Other runners pass over it.
@@ -81,6 +84,7 @@ class Capabilities:
     at_most_once: bool = True
     nested: Literal["shared", "in_place"] = "in_place"
     streams: bool = False
+    orders: bool = False
     knows_resources: bool = False
     shared_memory: bool = False
     ends_with_driver: bool = True
@@ -174,6 +178,19 @@ class Stored:
         return f"<Stored value of {self.nbytes} bytes>"
 
 
+class Coming(NamedTuple):
+    """Stands in ``Batch.upstream`` for the value of a call that is under way at the same runner.
+
+    Only where :class:`Capabilities` says ``orders``, and only for calls of batches that ``may_stay``: results of those
+    are to be kept until it is known that no batch comes that needs them, small ones too.
+    """
+
+    batch: Batch
+    """The batch of that call."""
+    call: int
+    """Which call of the batch."""
+
+
 class Batch:
     """One or more calls in order of submission: the unit that a runner is handed.
 
@@ -195,7 +212,8 @@ class Batch:
     functions: Mapping[bytes, bytes]
     """The packed functions that the calls name, by digest. A worker that has run one keeps it: send each once."""
     upstream: Sequence[Any]
-    """What the calls need from earlier ones: parcels, failures, or :class:`Stored` values of this very runner."""
+    """What the calls need from earlier ones: parcels, failures, or :class:`Stored` values of this very runner; where it
+    ``orders``, also :class:`Coming` ones."""
     may_stay: bool
     """Whether large results may stay on the worker: if they are lost with it, the calls may run again."""
     resources: Mapping[str, float]

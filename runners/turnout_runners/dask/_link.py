@@ -157,7 +157,12 @@ class Link:
             self._nowhere[batch] = time.monotonic()
 
     def _send(self, batch: Batch, placement: Placement) -> None:
-        order = self._orders.packed(batch)
+        try:
+            order = self._orders.packed(batch, self._future_of)
+        except LookupError:
+            # What it needs is over. Sent again, it has that.
+            self._news.put(lambda: self._host.report(batch, _each(batch, OutcomeKind.RETURNED, None)))
+            return
         with self._lock:
             if self._lost is not None:
                 raise RunnerStoppedError(f"The Dask cluster can't be reached: {self._lost}. Start the flow again.")
@@ -171,12 +176,21 @@ class Link:
             self._forget(sent)
             raise
 
+    def _future_of(self, batch: Batch) -> Any:
+        with self._lock:
+            sent = self._open.get(self._numbers.get(batch, 0))
+            if sent is None or sent.future is None or sent.is_recalled:
+                raise LookupError("it is not under way")
+            return sent.future
+
     def fetch(self, stored: Stored) -> Parcel:
         """Bring a value here."""
         future, index = stored.handle
         kept = future.result()
         assert isinstance(kept, Kept)
-        return kept.parcels[index]
+        value = kept.values[index]
+        assert isinstance(value, Parcel), "plain values are small, and come with the news"
+        return value
 
     # Cancelling
 
@@ -365,6 +379,9 @@ class Link:
     def _settle_odd(self, sent: Sent, status: str) -> None:
         """Settle a batch that Dask is done with, and of which no news came."""
         if status == "orphan":
+            self._report(sent, sent.rest(OutcomeKind.RETURNED))
+        elif sent.is_early and not sent.is_unpacked and not sent.is_recalled:
+            # Dask doesn't run what needs a value that will not be.
             self._report(sent, sent.rest(OutcomeKind.RETURNED))
         elif status in ("cancelled", "lost"):
             # A value that it needs went with its worker; but it may have begun.

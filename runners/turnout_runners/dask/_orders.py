@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import pickle
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from turnout.runner import Batch, Stored
+from turnout.runner import Batch, Coming, Stored
 from turnout.worker import this_process
 
 from . import _remote
@@ -57,16 +57,24 @@ class Orders:
         self._is_nested = is_nested
         self._functions: dict[bytes, Any] = {}
 
-    def packed(self, batch: Batch) -> Order:
-        """Pack a batch."""
+    def packed(self, batch: Batch, future_of: Callable[[Batch], Any]) -> Order:
+        """Pack a batch.
+
+        Parameters
+        ----------
+        batch
+            The batch.
+        future_of
+            Returns Dask's future of another batch, which is under way.
+        """
         large = [digest for digest, blob in batch.functions.items() if len(blob) > _SMALL_FUNCTION]
         functions = {digest: blob for digest, blob in batch.functions.items() if digest not in large}
         futures: list[Any] = []
         places: dict[int, int] = {}
         upstream = []
         for value in batch.upstream:
-            if isinstance(value, Stored):
-                future, index = value.handle
+            if isinstance(value, (Stored, Coming)):
+                future, index = value.handle if isinstance(value, Stored) else (future_of(value.batch), value.call)
                 position = places.setdefault(id(future), len(futures))
                 if position == len(futures):
                     futures.append(future)
@@ -102,6 +110,7 @@ class Orders:
             key=key,
             calls=len(batch.calls),
             is_async=batch.is_async,
+            may_stay=batch.may_stay,
             origin=this_process(),
             journal=self._journal,
         )

@@ -40,7 +40,7 @@ _REMEMBERED: Final = 10_000
 
 
 async def run(header: bytes, package: bytes, *values: Any) -> Kept | None:
-    """Run a batch on this worker, and return those of its results that stay here.
+    """Run a batch on this worker, and return its results, if they may stay here.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ class Work:
         self._index = 0
         self._open = set(range(header.calls))
         self._abandoned = False
-        self._kept: dict[int, Parcel] = {}
+        self._kept: dict[int, Any] = {}
         self._failure: str | None = None
         self._lines: dict[str, str] = {}
         self._has_permit = False
@@ -224,6 +224,10 @@ class Work:
         functions = {**package.functions, **dict(zip(package.digests, self._values, strict=False))}
         upstream = _placed(package.upstream, self._values[len(package.digests) :])
         self._package, self._values = b"", ()
+        if _ABSENT in upstream:
+            # What it waited for ended otherwise than with a value.
+            self.emit([Outcome(index, OutcomeKind.RETURNED) for index in sorted(self._open)])
+            return
         self._context.run(writer_of_body.set, self)
         at_home = self.header.origin == this_process()
         with contextlib.nullcontext() if at_home else forward_streams(self):
@@ -256,11 +260,13 @@ class Work:
         self._open.discard(outcome.index)
         if outcome.kind is OutcomeKind.FAILURE and self.header.calls == 1:
             self._failure = _described(outcome.data)
+        if outcome.kind is not OutcomeKind.VALUE:
+            return outcome
         data = outcome.data
-        if isinstance(data, Parcel) and data.nbytes > LARGE:
+        is_large = isinstance(data, Parcel) and data.nbytes > LARGE
+        if is_large or self.header.may_stay:
             self._kept[outcome.index] = data
-            return outcome._replace(data=Stays(data.nbytes))
-        return outcome
+        return outcome._replace(data=Stays(data.nbytes)) if is_large else outcome
 
     def write_text(self, stream: str, text: str) -> None:
         """Take what was written to a standard stream; whole lines go on."""
@@ -327,11 +333,17 @@ class Work:
             self.site.permits.release()
 
 
-def _placed(upstream: Sequence[Any], values: Sequence[Kept]) -> list[Any]:
+_ABSENT: Final = object()
+
+
+def _placed(upstream: Sequence[Any], values: Sequence[Kept | None]) -> list[Any]:
     """Return what the calls need, with copies of the values that others on this worker may see."""
-    return [
-        _private(values[item.argument].parcels[item.call]) if isinstance(item, Place) else item for item in upstream
-    ]
+    return [_value(values[item.argument], item.call) if isinstance(item, Place) else item for item in upstream]
+
+
+def _value(kept: Kept | None, call: int) -> Any:
+    value = _ABSENT if kept is None else kept.values.get(call, _ABSENT)
+    return _private(value) if isinstance(value, Parcel) else value
 
 
 def _private(parcel: Parcel) -> Parcel:

@@ -30,6 +30,7 @@ _FOREIGN: Final = Capabilities(
     knows_resources=True,
     nested="shared",
     streams=True,
+    orders=True,
     ends_with_driver=False,
 )
 _OWN: Final = dataclasses.replace(_FOREIGN, isolates_crashes=True, explains_crashes=True, ends_with_driver=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from turnout.runner import Batch, Outcome, OutcomeKind
+from turnout.runner import Batch, Coming, Outcome, OutcomeKind
 
 from ._wire import News, Stays
 
@@ -30,6 +30,8 @@ class Sent:
         """Dask's future, once it is submitted."""
         self.only_on: frozenset[str] = frozenset()
         """The addresses of the workers that it may run on; all, if there is none."""
+        self.is_early = any(isinstance(value, Coming) for value in batch.upstream)
+        """Whether it waits for values of other batches, in Dask."""
         self.is_recalled = False
         """Whether it is asked to stop."""
         self.stops_on: frozenset[str] = frozenset()

@@ -31,6 +31,8 @@ class Header(NamedTuple):
     """How many there are."""
     is_async: bool
     """Whether its calls are coroutines."""
+    may_stay: bool
+    """Whether results may stay on the worker."""
     origin: tuple[int, str]
     """The process that sent it."""
     journal: str
@@ -64,19 +66,21 @@ class Stays(NamedTuple):
 
 
 class Kept:
-    """The results of a batch that stay on its worker, as the result of the Dask task."""
+    """The results of a batch as the result of the Dask task: those that stay, and small ones for early batches."""
 
-    __slots__ = ("parcels",)
+    __slots__ = ("values",)
 
-    def __init__(self, parcels: Mapping[int, Parcel]) -> None:
-        self.parcels = parcels
+    def __init__(self, values: Mapping[int, Any]) -> None:
+        self.values = values
+        """By call, plain ones as they are, others as parcels."""
 
     def __sizeof__(self) -> int:
         # Dask spills, and chooses workers, by what it believes that values weigh.
-        return object.__sizeof__(self) + sum(parcel.nbytes for parcel in self.parcels.values())
+        parcels = (value.nbytes for value in self.values.values() if isinstance(value, Parcel))
+        return object.__sizeof__(self) + sum(parcels)
 
-    def __reduce__(self) -> tuple[type[Kept], tuple[Mapping[int, Parcel]]]:
-        return Kept, (self.parcels,)
+    def __reduce__(self) -> tuple[type[Kept], tuple[Mapping[int, Any]]]:
+        return Kept, (self.values,)
 
 
 class News(NamedTuple):
