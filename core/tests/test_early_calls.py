@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -28,6 +29,8 @@ class ByHand(TaskRunner):
 
     def __init__(self) -> None:
         self.batches: list[Batch] = []
+        # For each batch, numbers of batches that it came too early for, and the kinds of other values.
+        self.needs: list[list[Any]] = []
         self.values: dict[Batch, dict[int, Any]] = {}
         self.cancelled: list[Batch] = []
 
@@ -39,20 +42,16 @@ class ByHand(TaskRunner):
 
     def submit(self, batch: Batch) -> None:
         self.batches.append(batch)
+        self.needs.append(
+            [
+                self.batches.index(need.batch) if isinstance(need, Coming) else type(need).__name__
+                for need in batch.upstream
+            ]
+        )
 
     def cancel(self, batch: Batch) -> bool:
         self.cancelled.append(batch)
         return True
-
-    def needs(self) -> list[list[Any]]:
-        """Return what each batch needs: numbers of batches that it came too early for, or the kinds of values."""
-        return [
-            [
-                self.batches.index(item.batch) if isinstance(item, Coming) else type(item).__name__
-                for item in one.upstream
-            ]
-            for one in self.batches
-        ]
 
     def run(self, number: int) -> list[Outcome]:
         """Run a batch, and return what is to be reported of it."""
@@ -69,6 +68,10 @@ class ByHand(TaskRunner):
 
     def report(self, number: int, outcomes: Sequence[Outcome]) -> None:
         self.host.report(self.batches[number], outcomes)
+
+    def forget(self, number: int) -> None:
+        self.values.pop(self.batches[number])
+        self.batches[number] = Batch()
 
     def finish(self, number: int) -> None:
         self.report(number, self.run(number))
@@ -107,7 +110,7 @@ def test_a_chain_is_sent_while_its_first_call_runs(runner: ByHand) -> None:
         first = one.submit()
         second = add.submit(first, 1)
         third = add.submit(second, 1)
-        assert runner.needs() == [[], [0], [1]]
+        assert runner.needs == [[], [0], [1]]
         for number in range(3):
             runner.finish(number)
         assert (first.result(), second.result(), third.result()) == (1, 2, 3)
@@ -117,7 +120,7 @@ def test_a_value_that_is_a_parcel_comes_too(runner: ByHand) -> None:
     with runner:
         first = add.submit([1], [2])
         second = add.submit(first, [3])
-        assert runner.needs() == [[], [0]]
+        assert runner.needs == [[], [0]]
         runner.finish(0)
         assert isinstance(runner.values[runner.batches[0]][0], Parcel)
         runner.finish(1)
@@ -140,10 +143,10 @@ def test_what_comes_of_an_early_call_is_told_at_its_turn(runner: ByHand) -> None
 def test_a_call_waits_for_its_turn_while_two_others_are_under_way(runner: ByHand) -> None:
     with runner:
         total = add.submit(one.submit(), one.submit())
-        assert runner.needs() == [[], []]
+        assert runner.needs == [[], []]
         runner.finish(0)
         # What was small and is over goes along; for the other it waits in the backend.
-        assert runner.needs() == [[], []] or runner.needs() == [[], [], [1]]
+        assert runner.needs == [[], []] or runner.needs == [[], [], [1]]
         runner.finish(1)
         while len(runner.batches) > 2 and not total.done():
             runner.finish(2)
@@ -172,9 +175,9 @@ def test_after_a_crash_the_early_call_is_sent_again(runner: ByHand) -> None:
         second = add.submit(first, 1)
         runner.report(0, [Outcome(0, OutcomeKind.CRASHED, "killed")])
         runner.report(1, [Outcome(0, OutcomeKind.RETURNED)])
-        assert runner.needs() == [[], [0], []]
+        assert runner.needs == [[], [0], []]
         runner.finish(2)
-        assert runner.needs() == [[], [0], [], []]
+        assert runner.needs == [[], [0], [], []]
         runner.finish(3)
         assert second.result() == 2
 
@@ -185,7 +188,7 @@ def test_an_early_call_that_is_given_back_after_its_turn_has_come(runner: ByHand
         second = add.submit(first, 1)
         runner.finish(0)
         runner.report(1, [Outcome(0, OutcomeKind.RETURNED)])
-        assert runner.needs() == [[], [0], []]
+        assert runner.needs == [[], [0], []]
         runner.finish(2)
         assert second.result() == 2
 
@@ -198,7 +201,7 @@ def test_an_early_call_whose_worker_dies_is_run_again(runner: ByHand) -> None:
         runner.report(1, [Outcome(0, OutcomeKind.STARTED), Outcome(0, OutcomeKind.CRASHED, "killed")])
         assert not second.done()
         runner.report(0, of_first)
-        assert runner.needs() == [[], [0], []]
+        assert runner.needs == [[], [0], []]
         runner.finish(2)
         assert second.result() == 2
 
@@ -237,7 +240,36 @@ def test_no_more_are_early_than_there_is_room_for(runner: ByHand) -> None:
         for number in range(21):
             runner.finish(number)
         assert futures[-1].result() == 21
-        assert runner.needs()[1:] == [[number] for number in range(20)]
+        assert runner.needs[1:] == [[number] for number in range(20)]
+
+
+class Thing:
+    """A result that can be counted."""
+
+    alive: ClassVar[weakref.WeakSet[Thing]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self.alive.add(self)
+
+    def __reduce__(self) -> Any:
+        return Thing, ()
+
+
+@task
+def remake(thing: Thing) -> Thing:
+    return thing
+
+
+def test_a_chain_holds_no_results_that_nobody_needs(runner: ByHand) -> None:
+    with runner:
+        future = remake.submit(Thing())
+        for _ in range(30):
+            future = remake.submit(future)
+        for number in range(31):
+            runner.finish(number)
+            if number:
+                runner.forget(number - 1)
+            assert len(Thing.alive) <= 2
 
 
 @pytest.mark.parametrize(
@@ -254,7 +286,7 @@ def test_no_more_are_early_than_there_is_room_for(runner: ByHand) -> None:
 def test_calls_that_wait_for_their_turn(runner: ByHand, first: Any, second: Any) -> None:
     with runner:
         future = second.submit(first.submit(), 1)
-        assert runner.needs() == [[]]
+        assert runner.needs == [[]]
         runner.finish(0)
         runner.finish(1)
         assert future.result() == 2
@@ -264,7 +296,7 @@ def test_calls_that_take_failures_wait_for_their_turn(runner: ByHand) -> None:
     with runner:
         first = fail.submit()
         second = add.submit("", allow_failure([first]))
-        assert runner.needs() == [[]]
+        assert runner.needs == [[]]
         runner.finish(0)
         assert isinstance(first.exception(), ValueError)
         assert len(runner.batches) == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -59,8 +58,8 @@ class EarlyCalls:
         self._lock = lock
         self._sent = sent
         self._calls: dict[Call, Early] = {}
-        # Those that may be sent when there is room.
-        self._behind: deque[Call] = deque()
+        # Those that may be sent when there is room, in order. None stays when its turn has come: it would hold results.
+        self._behind: dict[Call, None] = {}
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -72,12 +71,12 @@ class EarlyCalls:
 
     def add(self, calls: Iterable[Call]) -> None:
         """Take note of calls that wait for others."""
-        self._behind.extend(calls)
+        with self._lock:
+            self._behind.update((call, None) for call in calls if call not in self._calls)
 
     def chosen(self, room: int) -> Iterator[tuple[Call, Early]]:
         """Yield calls that shall be packed and sent now; those for which there is no room are kept."""
-        while self._behind and len(self._calls) < room:
-            call = self._behind.popleft()
+        while (call := self._next(room)) is not None:
             # The locks in this order: what becomes ready after the look finds that the call is early.
             with LOCK:
                 last = self._last(call)
@@ -86,6 +85,14 @@ class EarlyCalls:
                 with self._lock:
                     early = self._calls[call] = Early(last)
             yield call, early
+
+    def _next(self, room: int) -> Call | None:
+        with self._lock:
+            if not self._behind or len(self._calls) >= room:
+                return None
+            call = next(iter(self._behind))
+            del self._behind[call]
+            return call
 
     def _last(self, call: Call) -> Call | None:
         """Return the call for which a call waits in the end, or None if it can't be early."""
@@ -149,6 +156,7 @@ class EarlyCalls:
     def came_due(self, call: Call) -> Early | None:
         """Note that the turn of a call has come; return what is known of it if it is early."""
         with self._lock:
+            self._behind.pop(call, None)
             early = self._calls.get(call)
             if early is not None:
                 early.is_due = True

@@ -68,7 +68,7 @@ class WindowDispatcher(Dispatcher):
         return Host(execute=self._run_here, report=self.report)
 
     def push(self, call: Call, here: bool) -> None:
-        if self._early and self._take_turn(call):
+        if not self._early.is_idle and self._take_turn(call):
             return
         dangerous = call.trouble is not None and call.trouble.dangerous
         if call.task.is_async and self.capabilities.in_process:
@@ -359,6 +359,9 @@ class WindowDispatcher(Dispatcher):
                 self._in_flight -= 1
                 if self._quarantine is batch:
                     self._quarantine = None
+                if isinstance(batch, PackedBatch):
+                    # Batches behind it still name it, and so would hold the results that it needed.
+                    batch.upstream = ()
 
     def _begin(self, call: Call, attempt: int) -> None:
         """Note that a body runs."""
