@@ -190,6 +190,27 @@ def test_arguments_are_private(own: DaskTaskRunner) -> None:
         assert array.result()[0] == 5.0
 
 
+def test_a_dependent_waits_in_dask_for_what_it_needs(own: DaskTaskRunner, tmp_path: Path) -> None:
+    signals = Signals(str(tmp_path))
+
+    @task
+    def wait_for_it() -> int:
+        signals.wait("go")
+        return 4
+
+    def states(dask_scheduler: Any) -> list[str]:
+        return [t.state for key, t in dask_scheduler.tasks.items() if str(key).startswith("double")]
+
+    with own:
+        first = wait_for_it.submit()
+        second = double.submit(first)
+        third = double.submit(second)
+        eventually(lambda: on_scheduler(own, states) == ["waiting", "waiting"], "both are there", 10)
+        assert not second.done()
+        signals.set("go")
+        assert (second.result(), third.result()) == (8, 16)
+
+
 def test_dropped_values_are_let_go(own: DaskTaskRunner) -> None:
     def arrays(dask_scheduler: Any) -> int:
         return sum(str(key).startswith("make_array") for key in dask_scheduler.tasks)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from typing import Any
 
-from turnout.errors import RunnerStoppedError
-from turnout.runner import Batch, Capabilities, Host, Stored, TaskRunner
+from turnout.runner import Capabilities, Host
 
 from ._link import Link, Terms
+from ._linked import FOREIGN, LinkedRunner
 from ._remote import current_work
-
-if TYPE_CHECKING:
-    from turnout._serialization import Parcel
 
 __all__ = ["WorkerDaskRunner"]
 
 
-class WorkerDaskRunner(TaskRunner):
+class WorkerDaskRunner(LinkedRunner):
     """Runs calls on the cluster that this process is a worker of. One for each run, made by what runs its batches.
 
     Parameters
@@ -30,22 +28,13 @@ class WorkerDaskRunner(TaskRunner):
         The directory of the workers' journals, or nothing.
     """
 
-    capabilities: Capabilities = Capabilities(
-        cancel="cooperative",
-        frees_slot=True,
-        isolates_crashes=False,
-        explains_crashes=False,
-        keeps_results=False,
-        knows_resources=True,
-        nested="shared",
-        streams=True,
-        ends_with_driver=False,
-    )
+    # What a task submits, it waits for: there is little to gain by sending it early.
+    capabilities: Capabilities = dataclasses.replace(FOREIGN, orders=False)
+    _without = "The task that could submit has ended."
 
     def __init__(self, worker: Any, base: str, journal: str) -> None:
         self._worker = worker
         self._terms = Terms(base, journal, is_nested=True)
-        self._link: Link | None = None
 
     def start(self, host: Host) -> None:
         """Listen for news. The client belongs to the worker, which keeps it."""
@@ -58,22 +47,7 @@ class WorkerDaskRunner(TaskRunner):
         work = current_work()
         if work is not None:
             work.will_submit()
-        return 1 if self._link is None else self._link.slots()
-
-    def submit(self, batch: Batch) -> None:
-        """Send a batch to whichever worker Dask chooses."""
-        if self._link is None:
-            raise RunnerStoppedError("The task that could submit has ended.")
-        self._link.submit(batch)
-
-    def cancel(self, batch: Batch) -> bool:
-        """Have a batch stopped."""
-        return self._link is not None and self._link.cancel(batch)
-
-    def fetch(self, stored: Stored) -> Parcel:
-        """Bring a value to this worker."""
-        assert self._link is not None, "values are fetched before the runner is stopped"
-        return self._link.fetch(stored)
+        return super().slots()
 
     def waiting(self) -> contextlib.AbstractContextManager[object]:
         """Give the slot of this thread's batch to others."""

@@ -9,34 +9,20 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-from turnout.errors import RunnerOptionError, RunnerStartError, RunnerStoppedError
-from turnout.runner import Batch, Capabilities, Host, Stored, TaskRunner, check_count
+from turnout.errors import RunnerOptionError, RunnerStartError
+from turnout.runner import Capabilities, Host, check_count
+
+from ._linked import FOREIGN, LinkedRunner
 
 if TYPE_CHECKING:
-    from turnout._serialization import Parcel
-
     from ._clusters import Connection
-    from ._link import Link
 
 __all__ = ["DaskTaskRunner"]
 
-_FOREIGN: Final = Capabilities(
-    cancel="cooperative",
-    frees_slot=True,
-    # The workers of others may have several threads, and die with several calls.
-    isolates_crashes=False,
-    explains_crashes=False,
-    keeps_results=False,
-    knows_resources=True,
-    nested="shared",
-    streams=True,
-    orders=True,
-    ends_with_driver=False,
-)
-_OWN: Final = dataclasses.replace(_FOREIGN, isolates_crashes=True, explains_crashes=True, ends_with_driver=True)
+_OWN: Final = dataclasses.replace(FOREIGN, isolates_crashes=True, explains_crashes=True, ends_with_driver=True)
 
 
-class DaskTaskRunner(TaskRunner):
+class DaskTaskRunner(LinkedRunner):
     """Runs calls on a Dask cluster: one of its own on this machine, or any other.
 
     Large results stay on the workers that made them, and travel from worker to worker. Tasks may submit tasks, which
@@ -87,6 +73,7 @@ class DaskTaskRunner(TaskRunner):
     """
 
     capabilities: Capabilities = _OWN
+    _without = "The Dask runner is not started."
 
     def __init__(
         self,
@@ -122,11 +109,10 @@ class DaskTaskRunner(TaskRunner):
         self._performance_report_path = performance_report_path
         self._check()
         is_own = address is None and cluster is None and cluster_class is None
-        self.capabilities = _OWN if is_own else _FOREIGN
+        self.capabilities = _OWN if is_own else FOREIGN
         if (threads_per_worker or 1) > 1:
             self.capabilities = dataclasses.replace(self.capabilities, isolates_crashes=False)
         self._connection: Connection | None = None
-        self._link: Link | None = None
 
     @classmethod
     def from_url(cls, url: str) -> DaskTaskRunner:
@@ -221,26 +207,6 @@ class DaskTaskRunner(TaskRunner):
                 f"The scheduler {client.scheduler.address} refuses a plugin ({type(error).__name__}: {error}). Without "
                 "it nobody tells of workers that die, and Dask runs their calls again unasked. Allow plugins there."
             ) from error
-
-    def slots(self) -> int:
-        """Return how many threads the workers have together."""
-        return 1 if self._link is None else self._link.slots()
-
-    def submit(self, batch: Batch) -> None:
-        """Send a batch to whichever worker Dask chooses."""
-        if self._link is None:
-            raise RunnerStoppedError("The Dask runner has not been started.")
-        self._link.submit(batch)
-
-    def cancel(self, batch: Batch) -> bool:
-        """Have a batch not begun, or ask its body to stop."""
-        return self._link is not None and self._link.cancel(batch)
-
-    def fetch(self, stored: Stored) -> Parcel:
-        """Bring a value here."""
-        if self._link is None:
-            raise RunnerStoppedError("The Dask runner has been stopped.")
-        return self._link.fetch(stored)
 
     def stop(self) -> None:
         """Close what was started, and leave the rest as it was."""
