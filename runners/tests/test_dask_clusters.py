@@ -438,7 +438,8 @@ def test_a_class_of_clusters() -> None:
         assert double.submit(4).result() == 8
 
 
-def test_it_grows_from_nothing() -> None:
+def test_it_grows_from_nothing(tmp_path: Path) -> None:
+    signals = Signals(str(tmp_path))
     runner = DaskTaskRunner(
         cluster_kwargs={"n_workers": 0}, adapt_kwargs={"minimum": 0, "maximum": 2, "interval": "100ms"}
     )
@@ -446,11 +447,12 @@ def test_it_grows_from_nothing() -> None:
         assert runner.slots() > 2
 
         @task
-        def nap() -> int:
-            time.sleep(0.2)
+        def meet() -> int:
+            signals.note("begun")
+            signals.wait_count("begun", 2, timeout=50)
             return os.getpid()
 
-        pids = {future.result() for future in [nap.submit() for _ in range(20)]}
+        pids = {future.result() for future in [meet.submit() for _ in range(20)]}
         assert len(pids) == 2
 
 

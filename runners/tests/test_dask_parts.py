@@ -48,6 +48,7 @@ class PlainBatch(Batch):
         self.resources = resources or {}
         self.options = {"dask": options or {}}
         self.may_stay = True
+        self.upstream = ()
 
 
 # Settings
