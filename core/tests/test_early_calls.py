@@ -127,6 +127,21 @@ def test_a_value_that_is_a_parcel_comes_too(runner: ByHand) -> None:
         assert second.result() == [1, 2, 3]
 
 
+def test_a_call_that_only_waits_for_another_comes_early_too(runner: ByHand) -> None:
+    with runner:
+        first, failed = one.submit(), fail.submit()
+        second = add.submit(1, 1, wait_for=[first])
+        never = add.submit(1, 1, wait_for=failed)
+        assert runner.needs == [[], [], [0], [1]]
+        runner.finish(1)
+        runner.finish(3)
+        assert isinstance(never.exception(), UpstreamFailed)
+        assert runner.batches[3] not in runner.values
+        runner.finish(0)
+        runner.finish(2)
+        assert second.result() == 2
+
+
 def test_what_comes_of_an_early_call_is_told_at_its_turn(runner: ByHand) -> None:
     with runner:
         first = one.submit()
@@ -395,7 +410,9 @@ def test_random_graphs_give_what_they_give_in_sequence(seed: int) -> None:
     def graph() -> list[str]:
         futures: list[TaskFuture[int]] = []
         for number, before in enumerate(edges):
-            futures.append(step.submit(number, *(futures[other] for other in before)))
+            needed = [futures[other] for other in before]
+            waits = number % 5 == 0
+            futures.append(step.submit(number, wait_for=needed) if waits else step.submit(number, *needed))
         # Which of two dependencies is said to have failed is a matter of time.
         return [
             repr(future.exception() or future.result()).partition(",")[0].partition(" did")[0] for future in futures

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ._call import Call
 from ._ending import PENDING
-from ._future import COMPLETED, TaskFuture
+from ._future import COMPLETED
 from ._packing import PackedBatch, pack
 from ._waiting import LOCK
 from .runner import Batch, Coming, Outcome, OutcomeKind
@@ -124,13 +124,16 @@ class EarlyCalls:
     def packed(self, call: Call) -> PackedBatch | None:
         """Pack a call that was chosen. None if it can't be: its turn will tell why, or show that it can by then."""
         call.attempt += 1
-        batch = None
+        early = self._calls[call]
         with contextlib.suppress(LookupError):
-            batch = pack([call], lambda call, error: None, self._coming)
-        return batch
+            batch = pack([call], lambda call, error: None, lambda future: self._coming(future._call))
+            if batch is not None and not any(isinstance(need, Coming) for need in batch.upstream):
+                # It is not among the arguments, but in wait_for. Nobody takes it, but the batch waits for it.
+                batch.upstream = [*batch.upstream, self._coming(early.behind)]
+            return batch
+        return None
 
-    def _coming(self, future: TaskFuture[Any]) -> Coming:
-        call = future._call
+    def _coming(self, call: Call | None) -> Coming:
         batch = None if call is None else self._sent.get(call)
         if not isinstance(batch, PackedBatch):
             raise LookupError("it has ended meanwhile")
