@@ -40,9 +40,8 @@ class Dispatcher(abc.ABC):
     def push(self, call: Call, here: bool) -> None:
         """Take a call that is ready. ``here`` says that this is the thread of the user's code that submits it."""
 
-    def await_turn(self, call: Call) -> None:
+    def await_turn(self, call: Call) -> None:  # noqa: B027 - most send nothing early
         """Take note of a call that waits for others. Called where ``sends_early`` says so."""
-        raise NotImplementedError
 
     def later(self, call: Call, delay: float) -> None:
         """Take a call in ``delay`` seconds."""

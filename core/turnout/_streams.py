@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import io
 import sys
@@ -32,9 +33,9 @@ class StandIn(io.TextIOBase):
         self._name = name
         self._inherited = inherited
 
+    @abc.abstractmethod
     def write(self, text: str) -> int:
         """Take text."""
-        raise NotImplementedError
 
     def flush(self) -> None:
         """Have what was written arrive."""

@@ -261,21 +261,24 @@ def _read_bytes() -> int:
     return int(line.split()[1])
 
 
-def test_large_arguments_do_not_stay_on_the_scheduler(own: DaskTaskRunner) -> None:
+def test_large_arguments_do_not_stay_on_the_scheduler(own: DaskTaskRunner, tmp_path: Path) -> None:
+    signals = Signals(str(tmp_path))
     array = np.ones(ARRAY_BYTES // 8)
 
     def largest(dask_scheduler: Any) -> int:
         return max((len(pickle.dumps(t.run_spec)) for t in dask_scheduler.tasks.values() if t.run_spec), default=0)
 
     with own:
-        futures = [first_of_slowly.submit(array) for _ in range(3)]
+        futures = [first_in_time.submit(array, signals) for _ in range(3)]
+        eventually(lambda: on_scheduler(own, largest) > 0, "a call is on the scheduler", 10)
         assert on_scheduler(own, largest) < 1_000_000
+        signals.set("go")
         assert [future.result() for future in futures] == [1.0] * 3
 
 
 @task
-def first_of_slowly(array: Any) -> float:
-    time.sleep(0.3)
+def first_in_time(array: Any, signals: Signals) -> float:
+    signals.wait("go")
     return float(array[0])
 
 

@@ -376,6 +376,12 @@ def _is_idle() -> bool:
     return bool(_threads._idle)
 
 
+def test_tls_without_certificates_is_refused_at_once() -> None:
+    runner = DaskTaskRunner(address="tls://127.0.0.1:1")
+    with pytest.raises(RunnerStartError, match=r"needs certificates.*DASK_DISTRIBUTED__COMM__TLS__CA_FILE"), runner:
+        pass
+
+
 def test_a_recipe_with_certificates_pickles() -> None:
     runner = DaskTaskRunner(address="tls://a:1", security={"tls_ca_file": "ca.pem"})
     assert pickle.loads(pickle.dumps(runner)) == runner

@@ -137,6 +137,8 @@ class Connection:
                 RuntimeWarning,
                 stacklevel=2,
             )
+        if settings.security is None and address.startswith("tls://"):
+            _need_certificates(address)
         client = self._client(settings, address, address)
         self.check = _Pings(client).check
         return client
@@ -268,12 +270,23 @@ def _unreachable(where: str, settings: Settings, error: Exception) -> str:
     text = f"No connection to {where} within {settings.connect_timeout:g} s ({cause}). "
     if settings.address is None:
         return text + "Check that it is up, or run the flow elsewhere, for example with task_runner='process'."
-    if settings.address.startswith("tls://") and settings.security is None:
-        return text + "tls:// needs security=dict(tls_ca_file=..., tls_client_cert=..., tls_client_key=...)."
     return (
         text + "Tried a client of Dask. Check that a scheduler listens there (dask scheduler --host ... --port ...), "
         "that no firewall is between, and that both sides use tcp:// or both tls:// with the same certificates."
     )
+
+
+def _need_certificates(address: str) -> None:
+    import dask.config
+
+    # Without them a client of Dask fails, and then holds up the end of the program for 20 s.
+    if dask.config.get("distributed.comm.tls.ca-file", None) is None:
+        names = ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY")
+        variables = ", ".join(f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in names)
+        raise RunnerStartError(
+            f"{address} needs certificates. Give security=dict(tls_ca_file=..., tls_client_cert=..., "
+            f"tls_client_key=...), or name the files in the environment: {variables}."
+        )
 
 
 def _security(security: Any) -> Any:

@@ -34,7 +34,7 @@ class Entry:
     __slots__ = (
         "_early",
         "_expected",
-        "_has_ended_so",
+        "_may_not_have_begun",
         "_outcomes",
         "_parts",
         "_since",
@@ -62,7 +62,7 @@ class Entry:
         self._parts = 0
         self._early: dict[int, bytes] = {}
         # Whether an end without an outcome leaves it open whether it had begun.
-        self._has_ended_so = False
+        self._may_not_have_begun = False
         # With what it ends, and after how many messages, or after which request to the mailbox.
         self._outcomes: Sequence[Outcome] | None = None
         self._expected: int | Any = None
@@ -90,7 +90,7 @@ class Entry:
         Or it was asked back, and had at most just begun.
         """
         can_tell = self.is_recalled or not self.batch.may_stay
-        return self._has_ended_so and can_tell and not self.is_cancelled and not self._parts
+        return self._may_not_have_begun and can_tell and not self.is_cancelled and not self._parts
 
     def accept(self, message: Message) -> Iterator[list[Outcome]]:
         """Take a message; yield what it says, and what those say that came before their turn and follow it."""
@@ -103,7 +103,7 @@ class Entry:
         """Take what the Ray task returned, or why it did not."""
         self._since = time.monotonic()
         if isinstance(result, BaseException):
-            self._has_ended_so = is_death(result) or (self.is_recalled and is_cancellation(result))
+            self._may_not_have_begun = is_death(result) or (self.is_recalled and is_cancellation(result))
             self._outcomes = outcomes_for(self.batch, self.left, result, cancelled=self.is_cancelled)
             # Its last words may have reached the mailbox: whatever is there is brought first.
             self._expected = 0 if self.is_cancelled else post.sweep()

@@ -314,7 +314,11 @@ class Pump:
 
     def _last_outcomes(self, entry: Entry) -> list[Outcome]:
         seq = entry.batch.seq
-        if entry.never_began and not self._post.is_lost:
+        # Without the post nobody knows what has begun.
+        never_began = entry.never_began and not self._post.is_lost
+        if never_began and entry.is_recalled:
+            return for_each(entry.batch, OutcomeKind.RETURNED)
+        if never_began:
             self._returned[seq] = times = self._returned.get(seq, 0) + 1
             if times <= _RETURNS:
                 return for_each(entry.batch, OutcomeKind.RETURNED)
