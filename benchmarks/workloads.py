@@ -87,12 +87,15 @@ def sleep(seconds: float) -> Callable[[System, int], Done]:
     return body
 
 
-def payload(system: System, _: int) -> Done:
-    handle = system.submit(functions.fill, ARRAY_LENGTH)
-    for _ in range(PAYLOAD_STEPS):
-        handle = system.submit(functions.raise_all, handle)
-    assert system.gather([system.submit(functions.total, handle)]) == [ARRAY_LENGTH * (PAYLOAD_STEPS + 1)]
-    return Done(PAYLOAD_STEPS + 2)
+def payload(step: Callable[[functions.Array], functions.Array]) -> Callable[[System, int], Done]:
+    def body(system: System, _: int) -> Done:
+        handle = system.submit(functions.fill, ARRAY_LENGTH)
+        for _ in range(PAYLOAD_STEPS):
+            handle = system.submit(step, handle)
+        assert system.gather([system.submit(functions.total, handle)]) == [ARRAY_LENGTH * (PAYLOAD_STEPS + 1)]
+        return Done(PAYLOAD_STEPS + 2)
+
+    return body
 
 
 def queued(system: System, n: int) -> Done:
@@ -146,7 +149,8 @@ WORKLOADS = {
     "sleep-1ms": Workload("independent, 1 ms each", sleep(0.001), 1_000, 200),
     "sleep-10ms": Workload("independent, 10 ms each", sleep(0.01), 200, 20),
     "sleep-100ms": Workload("independent, 100 ms each", sleep(0.1), 20, 4),
-    "payload": Workload("64 MB through 10 steps", payload, 1, 1),
+    "payload": Workload("64 MB through 10 read-only steps", payload(functions.raise_all), 1, 1),
+    "payload-own": Workload("the same, an array for each", payload(functions.raise_own), 1, 1),
     "queued": Workload("no-ops behind blocked slots", queued, 100_000, 20_000),
     "cold": Workload("import and first result, fresh interpreter", cold, 1, 1),
     "nested": Workload("calls that start calls, three levels", nested, 300, 30),

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 from turnout import Task, flow, task
 
+from .. import functions
 from .base import System
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ assert first() == 1
 
     def _task(self, function: Callable[..., Any]) -> Task[..., Any]:
         if function not in self._tasks:
-            self._tasks[function] = task(function)
+            self._tasks[function] = task(function, read_only=function in functions.READ_ONLY)
         return self._tasks[function]
 
 

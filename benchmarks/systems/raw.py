@@ -91,7 +91,7 @@ class Chunked(Pool):
     """Chunks made by hand, for those workloads of which chunks can be made."""
 
     lacks: ClassVar = {
-        **dict.fromkeys(("chain", "tree", "stencil", "payload"), NOT_INDEPENDENT),
+        **dict.fromkeys(("chain", "tree", "stencil", "payload", "payload-own"), NOT_INDEPENDENT),
         **dict.fromkeys(("sleep-1ms", "sleep-10ms", "sleep-100ms"), "one chunk would hold them all"),
         **dict.fromkeys(("queued", "nested", "cold"), "as without chunks"),
     }

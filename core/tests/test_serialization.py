@@ -24,6 +24,7 @@ from turnout._serialization import (
     PLAIN_TYPES,
     Parcel,
     Pickler,
+    SharedParcel,
     dumps,
     explain,
     explain_load,
@@ -60,6 +61,10 @@ def read_only(parcel: Parcel) -> Parcel:
     buffers: list[pickle.PickleBuffer] = []
     stream = pickle.dumps(parcel, 5, buffer_callback=buffers.append)
     return carried(stream, [memoryview(bytes(buffer.raw())) for buffer in buffers])
+
+
+def shared(parcel: Parcel) -> SharedParcel:
+    return SharedParcel(parcel.data, parcel.buffers)
 
 
 def carried(stream: bytes, buffers: list[Any] | None = None) -> Parcel:
@@ -150,20 +155,32 @@ class TestParcel:
         parcel = in_band(out_of_band(by_protocol_4(dumps(np.arange(1000)))))
         parcel.load()[0] = 1
 
-    def test_private_objects_share_no_memory(self) -> None:
-        parcel = dumps(np.arange(1000))
-        parcel.load(private=True)[0] = 99
+    def test_objects_of_shared_parcels_share_no_memory(self) -> None:
+        parcel = shared(dumps(np.arange(1000)))
+        parcel.load()[0] = 99
         assert parcel.load()[0] == 0
 
-    def test_private_objects_are_writable_though_they_arrived_read_only(self) -> None:
+    def test_objects_of_shared_parcels_are_writable_though_they_arrived_read_only(self) -> None:
         parcel = read_only(dumps(np.arange(1000)))
         assert not parcel.load().flags.writeable
-        assert parcel.load(private=True).flags.writeable
+        assert shared(parcel).load().flags.writeable
 
-    def test_private_objects_stay_read_only_if_they_were(self) -> None:
+    def test_objects_of_shared_parcels_stay_read_only_if_they_were(self) -> None:
         array = np.arange(1000)
         array.flags.writeable = False
-        assert not read_only(dumps(array)).load(private=True).flags.writeable
+        assert not shared(read_only(dumps(array))).load().flags.writeable
+
+    @pytest.mark.parametrize("kind", [Parcel, SharedParcel])
+    def test_read_only_objects_lie_over_the_parcels_own_buffers(self, kind: type[Parcel]) -> None:
+        array = np.arange(1000)
+        parcel = dumps(array)
+        loaded = kind(parcel.data, parcel.buffers).load(read_only=True)
+        assert not loaded.flags.writeable
+        assert np.shares_memory(loaded, array)
+
+    def test_owned_parcels_share_no_memory(self) -> None:
+        array = np.arange(1000)
+        assert not np.shares_memory(shared(dumps(array)).owned().load(), array)
 
     def test_size_counts_stream_and_buffers(self) -> None:
         parcel = dumps(np.zeros(1000))

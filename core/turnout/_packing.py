@@ -172,6 +172,7 @@ def _job(
         tags=context.tags,
         log_prints=call.log_prints,
         is_async=call.task.is_async,
+        read_only=call.task.read_only,
         variables=variables,
     )
 

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 import cloudpickle  # type: ignore[import-untyped]
 
+from ._copies import private_copy
 from ._parts import Part, parts
 from .errors import SerializationError
 
@@ -29,6 +30,7 @@ __all__ = [
     "PLAIN_TYPES",
     "Parcel",
     "Pickler",
+    "SharedParcel",
     "dumps",
     "explain",
     "explain_load",
@@ -93,19 +95,15 @@ class Parcel:
         """The size of stream and buffers together, in bytes."""
         return memoryview(self.data).nbytes + sum(memoryview(buffer).nbytes for buffer in self.buffers)
 
-    def load(self, *, private: bool = False) -> Any:
+    def load(self, *, read_only: bool = False) -> Any:
         """Return the object, over the parcel's buffers.
 
         Parameters
         ----------
-        private
-            Copy the buffers first. The object then shares memory with nobody, and what was writable where it was
-            pickled is writable, even if the parcel arrived in read-only memory.
+        read_only
+            Whether writing to the buffers is an error.
         """
-        buffers: Sequence[Buffer] = self.buffers
-        if private:
-            # What was read-only stays so: the stream itself says it of each buffer.
-            buffers = [bytearray(_raw(buffer)) for buffer in buffers]
+        buffers = [_raw(buffer).toreadonly() for buffer in self.buffers] if read_only else self.buffers
         return pickle.loads(self.data, buffers=buffers)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Callable[..., Parcel], tuple[Any, ...]]:
@@ -118,6 +116,21 @@ class Parcel:
 
     def __repr__(self) -> str:
         return f"<Parcel of {self.nbytes} bytes, {len(self.buffers)} buffers>"
+
+
+class SharedParcel(Parcel):
+    """A parcel over buffers that others use, too: what is loaded has copies of its own, unless it is read-only."""
+
+    __slots__ = ()
+
+    def load(self, *, read_only: bool = False) -> Any:
+        """Return the object, over copies of the parcel's buffers or, if ``read_only``, over the buffers themselves."""
+        return super().load(read_only=True) if read_only else self.owned().load()
+
+    def owned(self) -> Parcel:
+        """Return a parcel that shares no memory with this one."""
+        # What was read-only stays so: the stream itself says it of each buffer.
+        return Parcel(bytes(self.data), tuple(private_copy(_raw(buffer)) for buffer in self.buffers))
 
 
 def _raw(buffer: Buffer) -> memoryview:

@@ -68,6 +68,7 @@ class Task(Decorated, Generic[P, R_co]):
         crash_retries: int = 3,
         resources: Mapping[str, Any] | None = None,
         batch: bool = True,
+        read_only: bool = False,
         task_runner: RunnerChoice | None = None,
         **runner_options: Mapping[str, Any],
     ) -> None:
@@ -91,6 +92,7 @@ class Task(Decorated, Generic[P, R_co]):
         self.crash_retries = not_negative("crash_retries", crash_retries)
         self.resources = normalized(resources or {}, f"task {self.name!r}")
         self.batch = batch
+        self.read_only = read_only
         self.task_runner = task_runner
         self.runner_options = _by_runner(runner_options)
         self.is_async = _is_async(self.fn)
@@ -390,6 +392,7 @@ def task(
     crash_retries: int = 3,
     resources: Mapping[str, Any] | None = None,
     batch: bool = True,
+    read_only: bool = False,
     task_runner: RunnerChoice | None = None,
     **runner_options: Mapping[str, Any],
 ) -> Callable[[Callable[P, T]], Task[P, T]]: ...
@@ -429,6 +432,9 @@ def task(fn: Any = None, /, **options: Any) -> Any:
         What a call needs of a cluster's worker, such as ``{"cpu": 2, "memory": "4GiB"}``.
     batch
         False: calls never travel together with others.
+    read_only
+        The body changes none of its arguments: large arrays may be those that other calls have, without a copy.
+        Writing to them is an error, where the runner can tell.
     task_runner
         Where the calls run, if not where the flow's others do: a runner, its class, or a word such as ``"process"``.
     **runner_options

@@ -61,6 +61,8 @@ class Job(NamedTuple):
     tags: frozenset[str]
     log_prints: bool
     is_async: bool
+    read_only: bool
+    """Whether large arguments may arrive without a copy, read-only."""
     variables: Parcel | None
     """The values of registered context variables, if there are any."""
 
@@ -265,8 +267,8 @@ class _Runs:
                 set_registered(job.variables.load())
             if not isinstance(job.arguments, Parcel):
                 return function, *job.arguments
-            with arriving(_each_once(self.upstream)):
-                args, kwargs = job.arguments.load()
+            with arriving(_each_once(self.upstream, job.read_only)):
+                args, kwargs = job.arguments.load(read_only=job.read_only)
         except Exception as error:
             raise explain_load(error, f"An argument of {what}") from error
         return function, args, kwargs
@@ -305,14 +307,16 @@ def _encoded(error: BaseException, name: str) -> Any:
         return encode(SerializationError(f"What task {name!r} raised can't be packed: {type(problem).__name__}"))
 
 
-def _each_once(upstream: Sequence[Any]) -> Callable[[int], Any]:
+def _each_once(upstream: Sequence[Any], read_only: bool) -> Callable[[int], Any]:
     """Return a function that unpacks a value when it is first asked for: the same future twice is one object."""
     values: dict[int, Any] = {}
 
     def value_of(index: int) -> Any:
         if index not in values:
             value = upstream[index]
-            values[index] = value.load() if isinstance(value, (Parcel, TravellingFailure)) else value
+            if isinstance(value, Parcel):
+                value = value.load(read_only=read_only)
+            values[index] = value.load() if isinstance(value, TravellingFailure) else value
         return values[index]
 
     return value_of

@@ -223,6 +223,42 @@ class ValueConformance(Conformance):
         else:
             assert share() == ([0, 10], [0, 20], [0])
 
+    def test_T6_read_only_tasks_cannot_write(self, runner: TaskRunner, declared: Declare) -> None:
+        """A ``read_only`` task gets large arrays as they are; away from the driver's process it can't write to them."""
+        if importlib.util.find_spec("numpy") is None:
+            declared("numpy is not installed")
+            return
+        import numpy as np
+
+        @task
+        def make(length: int) -> Any:
+            return np.arange(length)
+
+        @task(read_only=True)
+        def total(left: Any, right: Any) -> Any:
+            return int(left.sum() + right.sum()), left.flags.writeable, right.flags.writeable
+
+        @task
+        def spoil(values: Any) -> int:
+            values[:] = 0
+            return len(values)
+
+        @flow(task_runner=runner)
+        def share() -> Any:
+            made = make.submit(200_000)
+            sums = total.submit(made, np.arange(200_000))
+            # Sees no array but its own.
+            spoilt = spoil.submit(made, wait_for=[sums])
+            return sums, spoilt, total.submit(made, 0 * made.result()[:1], wait_for=[spoilt])
+
+        sums, spoilt, again = share()
+        expected = 199_999 * 200_000 // 2
+        if runner.capabilities.in_process:
+            declared("in_process: tasks share the caller's objects, which stay as they are")
+            assert (sums, spoilt, again[0]) == ((2 * expected, True, True), 200_000, 0)
+        else:
+            assert (sums, spoilt, again[0]) == ((2 * expected, False, False), 200_000, expected)
+
     def test_T6_an_object_passed_twice_stays_one_object(self, runner: TaskRunner) -> None:
         """What is one object in the arguments is one object in the task, also in a cycle."""
         part = [1]

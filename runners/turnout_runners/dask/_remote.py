@@ -16,9 +16,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from turnout._copies import private_copy
 from turnout._failures import decode, encode
-from turnout._serialization import Parcel
+from turnout._serialization import Parcel, SharedParcel
 from turnout.runner import Outcome, OutcomeKind
 from turnout.worker import Stopper, run_batch, this_process
 
@@ -337,18 +336,14 @@ _ABSENT: Final = object()
 
 
 def _placed(upstream: Sequence[Any], values: Sequence[Kept | None]) -> list[Any]:
-    """Return what the calls need, with copies of the values that others on this worker may see."""
+    """Return what the calls need."""
     return [_value(values[item.argument], item.call) if isinstance(item, Place) else item for item in upstream]
 
 
 def _value(kept: Kept | None, call: int) -> Any:
     value = _ABSENT if kept is None else kept.values.get(call, _ABSENT)
-    return _private(value) if isinstance(value, Parcel) else value
-
-
-def _private(parcel: Parcel) -> Parcel:
-    # What was read-only stays so: the stream itself says it of each buffer.
-    return Parcel(parcel.data, tuple(private_copy(pickle.PickleBuffer(buffer).raw()) for buffer in parcel.buffers))
+    # Others on this worker may get it, too.
+    return SharedParcel(value.data, value.buffers) if isinstance(value, Parcel) else value
 
 
 def _described(failure: Any) -> str:

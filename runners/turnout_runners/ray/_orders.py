@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from turnout._copies import private_copy
-from turnout._serialization import Parcel
+from turnout._serialization import Parcel, SharedParcel
 from turnout.runner import Batch, Outcome, OutcomeKind, Stored
 
 __all__ = [
@@ -22,8 +21,8 @@ __all__ = [
     "outcome_of",
     "packed",
     "plain",
-    "private",
     "results",
+    "shared",
     "unpacked",
 ]
 
@@ -130,7 +129,7 @@ def unpacked(order: Packed) -> Order:
 
 
 def completed(order: Order, values: Sequence[Any]) -> Order:
-    """Return an order with everything in place, in memory that belongs to nobody else.
+    """Return an order with everything in place.
 
     Parameters
     ----------
@@ -143,18 +142,14 @@ def completed(order: Order, values: Sequence[Any]) -> Order:
         digest: bytes(values[blob]) if isinstance(blob, int) else blob for digest, blob in order.functions.items()
     }
     upstream = [
-        private(values[value.argument][value.key] if isinstance(value, Placed) else value) for value in order.upstream
+        shared(values[value.argument][value.key] if isinstance(value, Placed) else value) for value in order.upstream
     ]
-    return order._replace(body=private(order.body), functions=functions, upstream=upstream)
+    return order._replace(body=shared(order.body), functions=functions, upstream=upstream)
 
 
-def private(value: Any) -> Any:
-    """Return a parcel whose buffers may be written to. Those in the object store are shared, and read-only."""
-    if not isinstance(value, Parcel):
-        return value
-    buffers = tuple(private_copy(raw) if (raw := _raw(buffer)).readonly else buffer for buffer in value.buffers)
-    data = value.data
-    return Parcel(data if isinstance(data, bytes) else bytes(_raw(data)), buffers)
+def shared(value: Any) -> Any:
+    """Return a value as others have it, too: buffers in the object store are shared, and read-only."""
+    return SharedParcel(value.data, value.buffers) if isinstance(value, Parcel) else value
 
 
 def results(parts: int, outcomes: Sequence[Outcome]) -> bytes:

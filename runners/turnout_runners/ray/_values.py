@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._orders import private
+from ._orders import shared
 
 if TYPE_CHECKING:
     from turnout._serialization import Parcel
@@ -24,5 +24,5 @@ def fetched(stored: Stored) -> Parcel:
     from ._library import ray
 
     reference, index = stored.handle
-    parcel: Parcel = private(ray.get(reference)[index])
-    return parcel
+    owned: Parcel = shared(ray.get(reference)[index]).owned()
+    return owned
