@@ -84,10 +84,17 @@ class Nodes:
         """Have a node answer nothing any more, as if its host were cut off."""
         self._signal(number, signal.SIGSTOP)
 
+    def head_memory(self) -> int:
+        """Return how many bytes the head node's own two processes hold."""
+        return sum(
+            _resident(pid) for pid in self._session(0) if _command(pid).endswith(("/gcs_server", "/raylet/raylet"))
+        )
+
+    def _session(self, number: int) -> list[int]:
+        return [pid for pid, fields in _table() if fields[3] == str(self.pids[number])]
+
     def _signal(self, number: int, what: int) -> None:
-        leader = self.pids[number]
-        session = [pid for pid, fields in _table() if fields[3] == str(leader)]
-        for pid in session:
+        for pid in self._session(number):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, what)
 
@@ -114,6 +121,8 @@ class Nodes:
             # Of these nodes only this machine knows. Else it would depend on a file of the user's whether they
             # understand each other.
             env={**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+            # As docs/ray.md says of head nodes.
+            | {"GRPC_ENABLE_FORK_SUPPORT": "0"}
             | self.environment,
         )
         self.pids.append(int(detached.stdout))
@@ -125,6 +134,18 @@ class Nodes:
             if not Path(f"/proc/{self.pids[-1]}").exists() or time.monotonic() > deadline:
                 raise RuntimeError(f"The node did not start:\n{log.read_text()}")
             time.sleep(0.1)
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0]
+    return ""
+
+
+def _resident(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def _table() -> list[tuple[int, list[str]]]:

@@ -221,7 +221,7 @@ def on_dask(network: Network, folder: Path) -> None:
 
 def on_ray(network: Network, folder: Path) -> None:
     """Run the census over Ray, from a driver outside of the cluster."""
-    environment = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    environment = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "GRPC_ENABLE_FORK_SUPPORT": "0"}
     ray = str(BIN / "ray")
     head = network.hosts["head"].address
     common = ["--num-cpus", "1", "--object-store-memory", "200000000", "--disable-usage-stats"]

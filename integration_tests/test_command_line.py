@@ -19,6 +19,7 @@ import turnout
 from turnout.cli import main
 
 WORDS: Final = ("sequential", "thread", "process", "executor")
+CLUSTERS: Final = [pytest.param(word, marks=pytest.mark.cluster) for word in ("dask?n_workers=2", "ray?num_cpus=2")]
 
 STATIONS: Final = '''
 """Stations along a line."""
@@ -247,7 +248,8 @@ def test_the_log_level_is_the_least_that_is_shown(folder: Path) -> None:
     assert run("stations.py:greeting", "--log-level", "WARNING", cwd=folder).err == ""
 
 
-def test_a_file_in_another_folder_finds_its_neighbours(folder: Path) -> None:
+@pytest.mark.parametrize("runner", ["process", *CLUSTERS])
+def test_a_file_in_another_folder_finds_its_neighbours(folder: Path, runner: str) -> None:
     deep = folder / "deep"
     deep.mkdir()
     (deep / "tools.py").write_text("SPEED = 7\n")
@@ -255,7 +257,7 @@ def test_a_file_in_another_folder_finds_its_neighbours(folder: Path) -> None:
         "import tools\nfrom turnout import flow, task\n@task\ndef speed():\n    return tools.SPEED, __name__\n"
         "@flow\ndef go():\n    return speed.submit()\n"
     )
-    ended = run("deep/go.py", "--runner", "process", cwd=folder)
+    ended = run("deep/go.py", "--runner", runner, cwd=folder)
     assert (ended.status, ended.out) == (0, "(7, 'go')\n"), ended.err
 
 

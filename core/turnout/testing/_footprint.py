@@ -16,6 +16,7 @@ __all__ = ["Footprint", "Socket", "descendants", "listening"]
 _PROC = Path("/proc")
 _LISTEN = "0A"
 _UNCONNECTED = "07"
+_LISTED = re.compile(r"/proc/\d+/fd")
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,12 @@ def _processes() -> Counter[str]:
 def _descriptors() -> Counter[str]:
     targets = []
     for path in (_PROC / "self" / "fd").glob("*"):
-        # The one that lists the others is gone by now.
+        # The one that lists the others is gone by now, and so will be that of another thread that lists them.
         with contextlib.suppress(OSError):
-            # A connection that replaces another one is not one more.
-            targets.append(re.sub(r"(socket):.*", r"\1", f"file {path.readlink()}"))
+            target = str(path.readlink())
+            if not _LISTED.fullmatch(target):
+                # A connection that replaces another one is not one more.
+                targets.append(re.sub(r"(socket):.*", r"\1", f"file {target}"))
     return Counter(targets)
 
 

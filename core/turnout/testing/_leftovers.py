@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LeftoverConformance"]
 
+_ROUNDS = 3
+
 
 class LeftoverConformance(Conformance):
     """L3."""
@@ -250,6 +252,9 @@ def _leaves_nothing(
 ) -> None:
     """Run a body as a flow, twice more after a first time, and compare what the process holds.
 
+    What flows leave, all of them leave. What is left once only may be somebody else's: the connection that the class's
+    other runner keeps up looks after its cluster meanwhile, and may open one socket more.
+
     With ``breaks`` the body breaks a pool of somebody else's, whose files and memory are not looked at then.
     """
     main = flow(task_runner=runner)(body)
@@ -266,17 +271,21 @@ def _leaves_nothing(
     run()
     before = Footprint.now()
     assert [name for name in before.beyond(at_first) if name.startswith("thread turnout")] == []
-    run()
-    run()
 
     def left() -> list[str]:
         names = Footprint.now().beyond(before)
         # loky 3.5 keeps a pipe and a semaphore of each pool that broke: nothing that we could close.
         return [name for name in names if not (breaks and name.startswith(("file", "memory")))]
 
-    # A pool of somebody else's may let go of what it had a little later than it says.
-    with contextlib.suppress(TimeoutError):
-        eventually(lambda: runner.capabilities.ends_with_driver or not left(), timeout=10)
+    for _ in range(_ROUNDS):
+        before = Footprint.now()
+        run()
+        run()
+        # A pool of somebody else's may let go of what it had a little later than it says.
+        with contextlib.suppress(TimeoutError):
+            eventually(lambda: runner.capabilities.ends_with_driver or not left(), timeout=10)
+        if not left():
+            return
     assert left() == []
 
 

@@ -58,6 +58,10 @@ def topic_of_run() -> str:
     return f"turnout-{uuid.uuid4().hex[:16]}"
 
 
+def _overhear(_: object) -> None:
+    """Take an event that comes too late."""
+
+
 class Link:
     """Sends batches to a cluster and reports what becomes of them, until it is closed.
 
@@ -117,7 +121,11 @@ class Link:
         for topic in (self._topic, self._terms.base):
             with contextlib.suppress(Exception):
                 self.client.unsubscribe_topic(topic)
-                self.client._event_handlers.pop(topic, None)
+                # What is on its way would be an error of the client's if nobody took it.
+                self.client._event_handlers[topic] = _overhear
+                self.client.loop.add_callback(
+                    self.client.loop.call_later, _NEWS_PATIENCE, self.client._event_handlers.pop, topic, None
+                )
 
     def slots(self) -> int:
         """Return how many threads the workers have together, or more where that makes a cluster grow."""

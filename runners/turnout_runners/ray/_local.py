@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -87,8 +88,12 @@ def _stop(processes: dict[int, str], folder: str) -> None:
 
 
 def _arguments(settings: Settings, folder: str) -> dict[str, Any]:
+    from ray.job_config import JobConfig
+
     arguments = {
         "address": "local",
+        # Workers put one after the other at the front.
+        "job_config": JobConfig(_py_driver_sys_path=_own_places()[::-1]),
         "num_cpus": settings.num_cpus,
         "include_dashboard": False,
         "log_to_driver": False,
@@ -100,6 +105,16 @@ def _arguments(settings: Settings, folder: str) -> dict[str, Any]:
         "_temp_dir": folder,
     }
     return {name: value for name, value in {**arguments, **settings.init_kwargs}.items() if value is not None}
+
+
+def _own_places() -> list[str]:
+    """Return where this process looks for modules, save for the places that every interpreter of its kind has.
+
+    Ray tells its workers no more than the folder of the script and the current one.
+    """
+    standard = tuple({str(Path(prefix)) + os.sep for prefix in (sys.prefix, sys.base_prefix)})
+    places = [str(Path(place).absolute()) for place in sys.path]
+    return [place for place in dict.fromkeys(places) if not place.startswith(standard)]
 
 
 def _new_folder() -> str:

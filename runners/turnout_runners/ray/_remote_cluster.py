@@ -90,6 +90,9 @@ def _init(settings: Settings) -> None:
 
     # By itself Ray refuses another patch of Python; what has to agree is compared below.
     os.environ.setdefault("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", "minor")
+    # gRPC's handlers of forks end processes that start others while its threads are busy ("Check failed:
+    # next_worker->state == KICKED"). They are for children that use gRPC, too, of which there are none.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     address = settings.address
     try:
         with quietly(), _where_it_listens(str(address)):
