@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from turnout.testing import run_script
+
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray")]
 
 _PREAMBLE = """
@@ -233,3 +235,37 @@ def test_prints_of_tasks_and_nothing_else_on_standard_output(tmp_path: Path) -> 
     facts = told_by(script, tmp_path, quietly=False)
     assert facts["kinds"] == ["NoneType", "NoneType", "CrashedRun", "NoneType"]
     assert sorted(facts["said"].splitlines()) == ["said 0", "said 1", "said 2", "said 3"]
+
+
+WITHOUT_MAILBOX = """
+import logging, sys
+import ray
+from turnout import flow, get_run_logger, task
+from turnout_runners.ray import RayTaskRunner
+
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(name)s %(message)s")
+
+@task
+def talk(number):
+    get_run_logger().info("first word of %d", number)
+    get_run_logger().info("last word of %d", number)
+    return number
+
+@flow(task_runner=(runner := RayTaskRunner(num_cpus=1)))
+def main():
+    return talk.map(range(3))
+
+with runner:
+    main()
+    ray.kill(runner._connection.mailbox)
+    print(main())
+"""
+
+
+def test_without_its_mailbox_a_task_is_told_of_at_its_end(tmp_path: Path) -> None:
+    done = run_script(WITHOUT_MAILBOX, tmp_path)
+    assert done.returncode == 0, done.stderr
+    for number in range(3):
+        for word in ("first", "last"):
+            assert done.stdout.count(f"turnout.task_runs {word} word of {number}\n") == 2
+    assert "[0, 1, 2]" in done.stdout

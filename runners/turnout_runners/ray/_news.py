@@ -24,10 +24,16 @@ _PATIENCE: Final = 0.25
 _DELIVERY: Final = 10.0
 
 
-class Take(Protocol):
-    """Returns the outcomes that have not been told."""
+class Source(Protocol):
+    """Has what is to be told."""
 
-    def __call__(self, *, early: bool = False) -> list[Outcome]: ...
+    def take(self, *, early: bool = False) -> list[Outcome]:
+        """Return the outcomes that have not been told."""
+        ...
+
+    def put_back(self, outcomes: list[Outcome]) -> None:
+        """Take outcomes back that reached nobody, to be told before all others."""
+        ...
 
 
 class News:
@@ -39,7 +45,7 @@ class News:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._order: Order | None = None
-        self._take: Take = _nothing
+        self._source: Source | None = None
         self._parts = 0
         # When news are sent next, and from when on a record goes at once.
         self._next = 0.0
@@ -50,13 +56,13 @@ class News:
         self._mailboxes: dict[str, Any] = {}
         self._thread: threading.Thread | None = None
 
-    def begin(self, order: Order, take: Take) -> None:
-        """Note that a batch begins. ``take`` returns what it has to tell."""
+    def begin(self, order: Order, source: Source) -> None:
+        """Note that a batch begins, and what has its news."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="turnout-ray-news", daemon=True)
             self._thread.start()
         with self._changed:
-            self._order, self._take, self._parts = order, take, 0
+            self._order, self._source, self._parts = order, source, 0
             self._quiet_until = 0.0
             self._next = time.monotonic() + _PERIOD
             self._changed.notify()
@@ -90,7 +96,7 @@ class News:
         with self._changed:
             # What is on its way counts, and nothing follows it.
             self._changed.wait_for(lambda: not self._is_sending)
-            self._order, self._take = None, _nothing
+            self._order = self._source = None
             return self._parts
 
     def _serve(self) -> None:
@@ -99,7 +105,8 @@ class News:
                 while self._order is None or self._next > time.monotonic():
                     self._changed.wait(None if self._order is None else self._next - time.monotonic())
                 order, position, hurried = self._order, self._parts, self._hurried
-                outcomes = self._take(early=True)
+                assert self._source is not None, "it comes and goes with the order"
+                outcomes = self._source.take(early=True)
                 self._is_sending = sends = bool(outcomes) or self._marks
                 self._parts += sends
                 self._next = time.monotonic() + _PERIOD
@@ -114,10 +121,18 @@ class News:
         try:
             self._put(order.mailbox, message)
         except Exception:
-            # The driver waits for this message, but not for ever.
             logger.debug("News about a batch did not reach the mailbox.", exc_info=True)
+            self._mailboxes.clear()
+            self._undelivered(order, outcomes)
         finally:
             self._on_its_way()
+
+    def _undelivered(self, order: Order, outcomes: list[Outcome]) -> None:
+        with self._changed:
+            # When the batch is over it is too late; the driver waits for the message then, but not for ever.
+            if self._order is order and self._source is not None:
+                self._parts -= 1
+                self._source.put_back(outcomes)
 
     def _on_its_way(self) -> None:
         with self._changed:
@@ -133,8 +148,6 @@ class News:
         receipt = self._mailboxes[name].put.remote(*message)
         self._on_its_way()
         # Not the next before this one is there: the mailbox shall not be flooded.
-        ray.wait([receipt], timeout=_DELIVERY)
-
-
-def _nothing(*, early: bool = False) -> list[Outcome]:
-    return []
+        ready, _ = ray.wait([receipt], timeout=_DELIVERY)
+        # Raises if the mailbox is gone.
+        ray.get(ready)

@@ -67,8 +67,8 @@ class Post:
                 break
             try:
                 messages += [Message(*item) for item in ray.get(self._requests.popleft())]
-            except Exception:
-                self._lose()
+            except Exception as error:
+                self._lose(error)
         return messages
 
     def close(self) -> None:
@@ -82,13 +82,14 @@ class Post:
             return
         try:
             self._requests.append(self._mailbox.take.remote(self.channel, seconds))
-        except Exception:
-            self._lose()
+        except Exception as error:
+            self._lose(error)
 
-    def _lose(self) -> None:
+    def _lose(self, error: Exception) -> None:
         self._requests.clear()
         if not self.is_lost:
             self.is_lost = True
             logger.warning(
-                "The actor that brings news of running tasks is gone: from now on their logs come when they end."
+                "The actor that brings news of running tasks is gone (%s): from now on their logs come when they end.",
+                " ".join(f"{type(error).__name__}: {error}".split()),
             )

@@ -304,6 +304,10 @@ class Pump:
             ended = [entry for entry in self._entries.values() if entry.may_be_told(self._post)]
         for entry in ended:
             self._report(entry, self._last_outcomes(entry))
+            if entry.left:
+                # They were told by way of the mailbox, and never arrived.
+                left = sorted(entry.left)
+                self._report(entry, [Outcome(index, OutcomeKind.LOST, "its outcome was lost") for index in left])
             # Not before: what became ready by it may come before what is in the queue.
             with self._changed:
                 del self._entries[entry.sent.outcomes]

@@ -70,7 +70,7 @@ class _Worker:
             sys.argv[:] = order.argv
         teller = _Teller(order, self._news, self._streams)
         # Before anything of the user's is unpacked, which may end this process.
-        self._news.begin(order, teller.take)
+        self._news.begin(order, teller)
         work = self._work(completed(order, values), teller)
         try:
             with self._streams.text_to(teller.text):
@@ -145,6 +145,11 @@ class _Teller:
                 outcomes += self._last
                 self._last = []
             return outcomes
+
+    def put_back(self, outcomes: list[Outcome]) -> None:
+        """Take outcomes back that reached nobody, to be told before all others."""
+        with self._lock:
+            self._outcomes[:0] = outcomes
 
     def _add(self, outcome: Outcome) -> None:
         parcel = outcome.data
