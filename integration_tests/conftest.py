@@ -33,6 +33,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     travel_by_value(item for item in items if item.path.is_relative_to(_HERE))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    # Without their groups, tests of one cluster run on all processes at once, each of which starts its own.
+    grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+    if getattr(session.config.option, "loadgroup", False) and not all("@" in item.nodeid for item in grouped):
+        raise pytest.UsageError(
+            f"pytest-xdist does not group tests with pytest {pytest.__version__}. Try: pip install 'pytest<9.2'"
+        )
+
+
 def _threads() -> set[str]:
     return {f"thread {thread.name}" for thread in threading.enumerate() if thread.name.startswith("turnout")}
 
