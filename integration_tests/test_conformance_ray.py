@@ -12,6 +12,8 @@ from integration_tests.ray_clusters import Nodes
 from turnout import TaskRunner
 from turnout._backends import hold, release
 from turnout.testing import (
+    DependencyConformance,
+    FaultConformance,
     RunnerConformance,
     run_script,
     runner_expression,
@@ -112,3 +114,13 @@ class TestRayCluster(RunnerConformance):
         """
         done = run_script(textwrap.dedent(script), tmp_path, arguments=["--fast", "x y"])
         assert (done.returncode, done.stdout) == (0, "['--fast', 'x y']\n"), done.stderr
+
+
+@ray
+class TestRayBatches(DependencyConformance, FaultConformance):
+    """As many calls together as can."""
+
+    batches = "most"
+
+    def make_runner(self, slots: int) -> TaskRunner:
+        return connected(two_nodes().address, slots)

@@ -54,6 +54,8 @@ FLOORS: Final = (
     "_map",
     # Where a call runs.
     "_streams",
+    "_shipment",
+    "_together",
     "worker",
     # What becomes of it.
     "_ending",
@@ -66,6 +68,7 @@ FLOORS: Final = (
     "_packing",
     "_dispatch",
     "_early",
+    "_batching",
     "_inline",
     "_window",
     "_backends",

@@ -12,6 +12,7 @@ SYSTEMS = {
     "turnout-sequential": "ours:Sequential",
     "turnout-thread": "ours:Thread",
     "turnout-process": "ours:Process",
+    "turnout-process-alone": "ours:ProcessAlone",
     "turnout-executor": "ours:ExecutorOfThreads",
     "turnout-executor-processes": "ours:ExecutorOfProcesses",
     "raw-calls": "raw:Calls",
@@ -21,12 +22,16 @@ SYSTEMS = {
     "raw-process-chunks": "raw:ProcessChunks",
     "loky": "raw:Loky",
     "turnout-dask": "clusters:OnDask",
+    "turnout-dask-alone": "clusters:OnDaskAlone",
     "raw-dask": "clusters:Dask",
+    "raw-dask-chunks": "clusters:DaskChunks",
     "turnout-ray": "clusters:OnRay",
+    "turnout-ray-alone": "clusters:OnRayAlone",
     "raw-ray": "clusters:Ray",
+    "raw-ray-chunks": "clusters:RayChunks",
 }
 
-LOCAL = [name for name in SYSTEMS if not name.endswith(("dask", "ray"))]
+LOCAL = [name for name, place in SYSTEMS.items() if not place.startswith("clusters:")]
 """Those without a cluster: what is measured unless others are asked for."""
 
 

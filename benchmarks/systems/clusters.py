@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
+from ..functions import each
 from .base import System
 from .ours import Process, Turnout
+from .raw import CHUNK, ProcessChunks
 
 T = TypeVar("T")
 
@@ -104,6 +106,32 @@ def grow(depth: int, width: int) -> int:
     return 1 + sum(ray.get([again.remote(depth - 1, width) for _ in range(width if depth > 1 else 0)]))
 
 
+class Chunked(System):
+    """A thousand calls at a time, for those workloads of which chunks can be made by hand."""
+
+    lacks: ClassVar = ProcessChunks.lacks
+
+    def fan(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        listed = list(items)
+        chunks = [listed[start : start + CHUNK] for start in range(0, len(listed), CHUNK)]
+        return [
+            value
+            for values in self.gather([self.submit(each, function, chunk) for chunk in chunks])
+            for value in values
+        ]
+
+    def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        return self.fan(function, items)
+
+
+class DaskChunks(Chunked, Dask):
+    pass
+
+
+class RayChunks(Chunked, Ray):
+    pass
+
+
 class OnDask(Turnout):
     runner = "dask?n_workers={workers}"
     baseline = "raw-dask"
@@ -111,8 +139,16 @@ class OnDask(Turnout):
     lacks = Process.lacks
 
 
+class OnDaskAlone(OnDask):
+    runner = "dask?n_workers={workers}&max_batch_seconds=0"
+
+
 class OnRay(Turnout):
     runner = "ray?num_cpus={workers}"
     baseline = "raw-ray"
     distributions = ("turnout", "ray")
     lacks = Process.lacks
+
+
+class OnRayAlone(OnRay):
+    runner = "ray?num_cpus={workers}&max_batch_seconds=0"

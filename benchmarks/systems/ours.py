@@ -73,6 +73,12 @@ class Process(Turnout):
     lacks: ClassVar = {"queued": "calls can't be held back from outside their processes"}
 
 
+class ProcessAlone(Process):
+    """Each call travels alone."""
+
+    runner = "process?max_workers={workers}&max_batch_seconds=0"
+
+
 class ExecutorOfThreads(Turnout):
     runner = "executor?max_workers={workers}"
     baseline = "raw-threads"

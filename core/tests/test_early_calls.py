@@ -25,6 +25,7 @@ class ByHand(TaskRunner):
     """Keeps batches until the test runs them, in whatever order."""
 
     capabilities = Capabilities(streams=True, orders=True, cancel="cooperative")
+    max_batch_seconds = 0
 
     def __init__(self) -> None:
         self.batches: list[Batch] = []
@@ -325,6 +326,7 @@ class Orderly(TaskRunner):
     """Runs batches on threads, each when what it needs is there; loses some on the way."""
 
     capabilities = Capabilities(streams=True, orders=True, cancel="cooperative")
+    max_batch_seconds = 0
 
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)

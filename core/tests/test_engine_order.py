@@ -42,6 +42,8 @@ LOST, RETURNED, STARTED, RECORD = OutcomeKind.LOST, OutcomeKind.RETURNED, Outcom
 class Depot(TaskRunner):
     """Collects batches; the test decides what becomes of each, when, and in which thread."""
 
+    max_batch_seconds = 0
+
     def __init__(
         self,
         size: int = 1,

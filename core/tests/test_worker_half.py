@@ -38,6 +38,7 @@ class Hall(TaskRunner):
     """Collects batches, and runs them when the test says so."""
 
     capabilities = Capabilities(streams=True, async_aside=True)
+    max_batch_seconds = 0
 
     def start(self, host: Host) -> None:
         self.host = host
@@ -142,10 +143,9 @@ def test_calls_of_a_batch_run_in_order_each_with_its_index(hall: Hall) -> None:
     batch = hall.together()
     outcomes: list[Outcome] = []
     run_batch(batch.body, batch.functions, batch.upstream, outcomes.extend)
-    assert [(outcome.index, outcome.kind) for outcome in outcomes] == [
-        (index, kind) for index in range(4) for kind in (STARTED, VALUE)
+    assert [(outcome.index, outcome.kind, outcome.data) for outcome in outcomes] == [
+        (index, VALUE, index) for index in range(4)
     ]
-    assert [outcome.data for outcome in outcomes if outcome.kind is VALUE] == [0, 1, 2, 3]
 
 
 def test_batches_and_outcomes_pickle(hall: Hall) -> None:
@@ -182,7 +182,7 @@ def test_a_function_that_was_never_sent_is_a_failure(hall: Hall) -> None:
     echo.submit()
     batch = hall.batches[0]
     shipment = batch.body.load()
-    lost = shipment._replace(jobs=tuple(job._replace(function=b"never seen") for job in shipment.jobs))
+    lost = shipment._replace(kinds=tuple(kind._replace(function=b"never seen") for kind in shipment.kinds))
     outcomes: list[Outcome] = []
     run_batch(dumps(lost), {}, (), outcomes.extend)
     error = error_of(outcomes)
@@ -487,7 +487,8 @@ def test_nested_calls_that_nobody_waits_for_are_over_with_the_call(hall: Hall) -
     outer.submit()
     batch = hall.batches[0]
     shipment = batch.body.load()
-    function = load_function(shipment.jobs[0].function, batch.functions[shipment.jobs[0].function])
+    digest = shipment.kinds[0].function
+    function = load_function(digest, batch.functions[digest])
     hall.run()
     (future,) = inspect.getclosurevars(function).nonlocals["futures"]
     assert future.state.is_completed()

@@ -55,6 +55,9 @@ class Dispatcher(abc.ABC):
         if self.runner is not None:
             self.runner.cancel(call)
 
+    def await_return(self, call: Call) -> None:  # noqa: B027 - most have it back at once
+        """Wait for a moment until a cancelled call that had been sent can't begin any more."""
+
     def waiting(self, scope: Call) -> contextlib.AbstractContextManager[object]:
         """Return a context in which the body of a call waits and others use its slot."""
         return self.runner.waiting() if self.runner is not None else contextlib.nullcontext()

@@ -264,8 +264,16 @@ class Engine:
 
     # Cancelling
 
-    def cancel(self, call: Call) -> bool:
-        """Cancel a call and its dependents; return whether that took."""
+    def cancel(self, call: Call, *, waits: bool = True) -> bool:
+        """Cancel a call and its dependents; return whether that took.
+
+        Parameters
+        ----------
+        call
+            The call.
+        waits
+            Wait until a call that was sent and has not begun can't begin any more.
+        """
         future = call.future
         with LOCK:
             running = future._type is RUNNING
@@ -279,6 +287,8 @@ class Engine:
         stop_body(call)
         for other in nested:
             self.cancel(other)
+        if waits and not running:
+            call.dispatcher.await_return(call)
         return True
 
     def cancel_all(self) -> None:
@@ -289,7 +299,7 @@ class Engine:
             calls = list(self.open)
         # Last first: then nothing is started only to be cancelled.
         for call in reversed(calls):
-            self.cancel(call)
+            self.cancel(call, waits=False)
 
     # Waiting
 

@@ -9,8 +9,8 @@ from ._engine import Engine
 from ._scopes import FlowScope
 
 if TYPE_CHECKING:
+    from ._shipment import FlowInfo
     from .runner import TaskRunner
-    from .worker import FlowInfo
 
 __all__ = ["nested_engine"]
 

@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ._arguments import PLAIN, Placeholder, replace_arguments
 from ._call import Call
-from ._context import registered_values
+from ._context import current_tags, registered_values
 from ._failures import TravellingFailure, encode
 from ._forwarding import log_levels
-from ._future import COMPLETED, brief
+from ._future import COMPLETED, TaskFuture, brief
 from ._scripts import are_scripts_by_value
 from ._serialization import Parcel, dumps, explain, is_plain, pack_function
+from ._shipment import FlowInfo, Job, Kind, Shipment, this_process
 from ._state import StateType
 from .errors import SerializationError
-from .runner import Batch, Coming, Stored, TaskRunner
-from .worker import FlowInfo, Job, Shipment, this_process
+from .runner import Batch, Coming, Outcome, Stored, TaskRunner
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
-
-    from ._future import TaskFuture
     from ._scopes import FlowScope
 
 __all__ = ["PackedBatch", "PackedFunctions", "pack"]
+
+_NO_TAGS: Final[frozenset[str]] = frozenset()
 
 
 class PackedBatch(Batch):
     """A batch for a worker in another process."""
 
     __slots__ = (
+        "ahead",
         "attempts",
         "body",
         "calls",
         "functions",
         "is_aside",
         "is_async",
+        "is_recalled",
         "left",
         "may_stay",
         "options",
@@ -64,6 +66,10 @@ class PackedBatch(Batch):
         self.attempts = [call.attempt for call in calls]
         # Which calls have no last outcome yet.
         self.left = set(range(len(calls)))
+        # Those of them whose turn has not come, for they need what others of the batch return; and what came of them.
+        self.ahead: dict[Call, Outcome | None] = {}
+        # Whether the runner was told to give back what has not begun.
+        self.is_recalled = False
 
 
 class PackedFunctions:
@@ -99,47 +105,43 @@ def pack(
     calls: Sequence[Call],
     refuse: Callable[[Call, Exception], None],
     coming: Callable[[TaskFuture[Any]], Coming] | None = None,
+    patience: float = 0.0,
 ) -> PackedBatch | None:
     """Pack calls as one batch.
 
     Parameters
     ----------
     calls
-        The calls, whose dependencies are over.
+        The calls, in order of submission, whose dependencies are over or before them.
     refuse
         Called with each call that can't be packed, and the reason; the others go without it.
     coming
         Returns what stands for a future that is not over. By default all are.
+    patience
+        After how many seconds a batch of several gives back what has not begun.
 
     Returns
     -------
     PackedBatch or None
         None if no call is left.
     """
-    jobs: list[Job] = []
+    packing = _Packing(coming)
     packed: list[Call] = []
-    functions: dict[bytes, bytes] = {}
-    upstream: list[Any] = []
-    flows: MutableMapping[int, tuple[int, FlowInfo]] = {}
     for call in calls:
+        if call.future._type >= COMPLETED:
+            # What it needs could not be packed.
+            continue
         try:
-            digest, blob = call.engine.backends.functions.of(call)
-            arguments = _arguments(call, upstream, coming)
-            variables = _variables(call)
+            packing.add(call, len(packed))
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             refuse(call, error if isinstance(error, Exception) else _ended(call, error))
-            continue
-        functions[digest] = blob
-        run = call.engine.flow_run
-        flow = flows.setdefault(id(run), (len(flows), _info(run, call.engine.run_id)))[0]
-        jobs.append(_job(call, digest, arguments, flow, variables))
-        packed.append(call)
+        else:
+            packed.append(call)
     if not packed:
         return None
-    shipment = Shipment(tuple(jobs), tuple(info for _, info in flows.values()), log_levels(), this_process())
-    return PackedBatch(packed, dumps(shipment), functions, upstream)
+    return PackedBatch(packed, packing.body(patience), packing.functions, packing.upstream)
 
 
 def _ended(call: Call, error: BaseException) -> SerializationError:
@@ -148,43 +150,121 @@ def _ended(call: Call, error: BaseException) -> SerializationError:
     return refusal
 
 
+class _Packing:
+    """A batch that is being packed. Hot path: a tiny call is to take a few microseconds here."""
+
+    def __init__(self, coming: Callable[[TaskFuture[Any]], Coming] | None) -> None:
+        self.functions: dict[bytes, bytes] = {}
+        self.upstream: list[Any] = []
+        self.inside: dict[TaskFuture[Any], int] = {}
+        self._coming = coming
+        self._jobs: list[Job] = []
+        self._kinds: dict[Kind, int] = {}
+        # By ids of what calls hold: a kind is not made anew for each of them.
+        self._kind_of: dict[tuple[int, int, int, frozenset[str]], int] = {}
+        self._flows: dict[int, tuple[int, FlowInfo]] = {}
+
+    def add(self, call: Call, index: int) -> None:
+        """Add a call as the one with this index.
+
+        Raises
+        ------
+        SerializationError
+            If its function, an argument or a variable can't be pickled.
+        """
+        kind = self._kind(call)
+        arguments, places = self._arguments(call)
+        variables = _variables(call)
+        needs: tuple[int, ...] = ()
+        if self.inside and call.dependencies:
+            needs = tuple(self.inside[future] for future in call.dependencies if future in self.inside)
+        future = call.future
+        self._jobs.append(
+            Job(kind, future._index, call.attempt, arguments, places, needs, future._name, variables),
+        )
+        self.inside[future] = index
+
+    def body(self, patience: float) -> Parcel:
+        """Return everything packed, save for functions and what comes from upstream."""
+        flows = tuple(info for _, info in self._flows.values())
+        shipment = Shipment(tuple(self._kinds), tuple(self._jobs), flows, log_levels(), this_process(), patience)
+        # No need for cloudpickle: what is not plain is packed already.
+        buffers: list[pickle.PickleBuffer] = []
+        return Parcel(pickle.dumps(shipment, 5, buffer_callback=buffers.append), tuple(buffers))
+
+    def _kind(self, call: Call) -> int:
+        task, engine = call.task, call.engine
+        tags = call.context.get(current_tags, _NO_TAGS)
+        key = id(task), id(call.scope), id(engine), tags
+        kind = self._kind_of.get(key)
+        if kind is None:
+            digest, blob = engine.backends.functions.of(call)
+            self.functions[digest] = blob
+            run = engine.flow_run
+            flow = self._flows.setdefault(id(run), (len(self._flows), _info(run, engine.run_id)))[0]
+            scope = call.scope
+            made = Kind(
+                function=digest,
+                flow=flow,
+                task_name=task.name,
+                prefix=scope.prefix,
+                path=scope.path,
+                tags=task.tags | tags,
+                log_prints=call.log_prints,
+                is_async=task.is_async,
+                read_only=task.read_only,
+            )
+            kind = self._kind_of[key] = self._kinds.setdefault(made, len(self._kinds))
+        return kind
+
+    def _arguments(
+        self, call: Call
+    ) -> tuple[Parcel | tuple[tuple[Any, ...], dict[str, Any]], tuple[tuple[int | str, int], ...]]:
+        args, kwargs = call.args, call.kwargs
+        if call.dependencies is None:
+            for value in args:
+                if not is_plain(value):
+                    break
+            else:
+                if not kwargs or all(map(is_plain, kwargs.values())):
+                    return (args, kwargs), ()
+            return _dumped_arguments(call, args, kwargs), ()
+        place = _placer(self.upstream, self.inside, call.dispatcher.runner, self._coming)
+        places: list[tuple[int | str, int]] = []
+        placed = _plainly_placed(list(enumerate(args)), place, places)
+        named = _plainly_placed(list(kwargs.items()), place, places) if placed is not None else None
+        if placed is not None and named is not None:
+            return (tuple(placed), dict(zip(kwargs, named, strict=True))), tuple(places)
+        args, kwargs = replace_arguments(args, kwargs, place)
+        return _dumped_arguments(call, args, kwargs), ()
+
+
+def _plainly_placed(
+    arguments: Sequence[tuple[int | str, Any]],
+    place: Callable[[TaskFuture[Any], bool], Any],
+    places: list[tuple[int | str, int]],
+) -> list[Any] | None:
+    """Return plain arguments, with None for those that travel apart, which are noted; None if some are not plain."""
+    placed = []
+    for where, value in arguments:
+        if type(value) is TaskFuture:
+            item = place(value, False)
+            if type(item) is Placeholder:
+                places.append((where, item.index))
+                item = None
+            placed.append(item)
+        elif is_plain(value):
+            placed.append(value)
+        else:
+            return None
+    return placed
+
+
 def _info(run: FlowScope, run_id: str) -> FlowInfo:
     return FlowInfo(run.id, run.name, run.flow_name, run_id, run.log_prints)
 
 
-def _job(
-    call: Call,
-    function: bytes,
-    arguments: Parcel | tuple[tuple[Any, ...], dict[str, Any]],
-    flow: int,
-    variables: Parcel | None,
-) -> Job:
-    future = call.future
-    context = call.describe()
-    return Job(
-        function=function,
-        arguments=arguments,
-        flow=flow,
-        name=future.name,
-        path=future.path,
-        task_name=call.task.name,
-        attempt=call.attempt,
-        tags=context.tags,
-        log_prints=call.log_prints,
-        is_async=call.task.is_async,
-        read_only=call.task.read_only,
-        variables=variables,
-    )
-
-
-def _arguments(
-    call: Call, upstream: list[Any], coming: Callable[[TaskFuture[Any]], Coming] | None
-) -> Parcel | tuple[tuple[Any, ...], dict[str, Any]]:
-    args, kwargs = call.args, call.kwargs
-    if call.dependencies is not None:
-        args, kwargs = replace_arguments(args, kwargs, _placer(upstream, call.dispatcher.runner, coming))
-    if all(map(is_plain, args)) and all(map(is_plain, kwargs.values())):
-        return args, kwargs
+def _dumped_arguments(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Parcel:
     try:
         return dumps((args, kwargs))
     except Exception as error:
@@ -192,14 +272,23 @@ def _arguments(
 
 
 def _placer(
-    upstream: list[Any], runner: TaskRunner | None, coming: Callable[[TaskFuture[Any]], Coming] | None
+    upstream: list[Any],
+    inside: Mapping[TaskFuture[Any], int],
+    runner: TaskRunner | None,
+    coming: Callable[[TaskFuture[Any]], Coming] | None,
 ) -> Callable[[TaskFuture[Any], bool], Any]:
-    """Return what stands in for futures: small results themselves, placeholders for what travels beside."""
+    """Return what stands in for futures: small results themselves, placeholders for what travels beside.
+
+    Placeholders for what earlier calls of the batch return have negative numbers, -1 for the first.
+    """
     places: dict[TaskFuture[Any], Placeholder] = {}
 
     def place(future: TaskFuture[Any], allowed: bool) -> Any:
         # It may be over by the time that it is looked at again; then there is nothing to come.
-        is_over = coming is None or future._type >= COMPLETED
+        is_over = future._type >= COMPLETED
+        if not is_over and future in inside:
+            return Placeholder(-1 - inside[future])
+        is_over = is_over or coming is None
         value = future._data
         if is_over and type(value) in PLAIN:
             return value

@@ -106,6 +106,11 @@ class Parcel:
         buffers = [_raw(buffer).toreadonly() for buffer in self.buffers] if read_only else self.buffers
         return pickle.loads(self.data, buffers=buffers)
 
+    def owned(self) -> Parcel:
+        """Return a parcel that shares no memory with this one."""
+        # What was read-only stays so: the stream itself says it of each buffer.
+        return Parcel(bytes(self.data), tuple(private_copy(_raw(buffer)) for buffer in self.buffers))
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Callable[..., Parcel], tuple[Any, ...]]:
         if protocol < PROTOCOL:
             # concurrent.futures and multiprocessing pickle with protocol 4, which knows nothing of buffers.
@@ -126,11 +131,6 @@ class SharedParcel(Parcel):
     def load(self, *, read_only: bool = False) -> Any:
         """Return the object, over copies of the parcel's buffers or, if ``read_only``, over the buffers themselves."""
         return super().load(read_only=True) if read_only else self.owned().load()
-
-    def owned(self) -> Parcel:
-        """Return a parcel that shares no memory with this one."""
-        # What was read-only stays so: the stream itself says it of each buffer.
-        return Parcel(bytes(self.data), tuple(private_copy(_raw(buffer)) for buffer in self.buffers))
 
 
 def _raw(buffer: Buffer) -> memoryview:

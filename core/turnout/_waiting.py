@@ -14,7 +14,7 @@ from ._context import current_scope
 from ._locks import PoliteLock
 from .errors import WouldDeadlockError
 
-__all__ = ["LOCK", "Arrivals", "Away", "countdown", "delivering", "logged", "outside", "wait_for_gate"]
+__all__ = ["LOCK", "Arrivals", "Away", "countdown", "delivering", "is_delivering", "logged", "outside", "wait_for_gate"]
 
 logger = logging.getLogger("turnout")
 
@@ -45,6 +45,11 @@ def delivering() -> Iterator[None]:
         yield
     finally:
         _delivering.now = before
+
+
+def is_delivering() -> bool:
+    """Return whether the current thread delivers outcomes, so that it must not wait for any."""
+    return _delivering.now
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 
 from .errors import RunnerOptionError, RunnerStoppedError
 
@@ -22,7 +22,21 @@ if TYPE_CHECKING:
     from ._call import Call
     from ._serialization import Parcel
 
-__all__ = ["Batch", "Capabilities", "Host", "Outcome", "OutcomeKind", "Stored", "TaskRunner", "check_count"]
+__all__ = [
+    "DEFAULT_BATCH_SECONDS",
+    "Batch",
+    "Capabilities",
+    "Host",
+    "Outcome",
+    "OutcomeKind",
+    "Stored",
+    "TaskRunner",
+    "check_batch_seconds",
+    "check_count",
+]
+
+DEFAULT_BATCH_SECONDS: Final = 0.02
+"""How much work, in seconds, calls may be that travel together, unless the user says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +80,9 @@ class Capabilities:
     knows_resources
         A call gets what its task needs of a worker (``Batch.resources``), or an error within seconds that says what
         there is. Other runners pass over it.
+    keeps_ledger
+        What came of calls of a batch of several is known even if their worker dies, and so is which of them it ran.
+        Elsewhere those of which it is not known run again, each alone, at no charge.
     shared_memory
         Large values travel between driver and workers through shared memory.
     ends_with_driver
@@ -86,6 +103,7 @@ class Capabilities:
     streams: bool = False
     orders: bool = False
     knows_resources: bool = False
+    keeps_ledger: bool = False
     shared_memory: bool = False
     ends_with_driver: bool = True
 
@@ -117,7 +135,8 @@ class Outcome(NamedTuple):  # a tuple, because it pickles small and fast
     kind: OutcomeKind
     data: Any = None
     seconds: float = 0.0
-    """How long the body ran, measured on the worker."""
+    """How long the body ran, measured on the worker. With ``RETURNED``: how long the call before it has been running,
+    if that is why."""
     size: int = 0
     """Bytes of the pickled result, 0 for small plain values."""
     unlooked: tuple[Any, ...] = ()
@@ -254,6 +273,8 @@ class TaskRunner(abc.ABC):
     """
 
     capabilities: Capabilities = Capabilities()
+    max_batch_seconds: float = DEFAULT_BATCH_SECONDS
+    """How much work, in seconds, calls may be that travel together; with 0 each travels alone."""
     _settings: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -296,6 +317,14 @@ class TaskRunner(abc.ABC):
         The batch may be running, waiting, or over; any thread may call. Must not wait.
         """
         return False
+
+    def recall(self, batch: Batch) -> None:  # noqa: B027 - what is given back is not owed
+        """Have those calls of a batch given back, as ``RETURNED``, that have not begun; the others run on.
+
+        Called when some of them are not wanted any more, and at most once for a batch. A runner that can't ask its
+        workers does nothing: a batch of several calls gives them back by itself when it takes too long. Any thread may
+        call. Must not wait.
+        """
 
     def fetch(self, stored: Stored) -> Parcel:
         """Bring a value here that the runner reported as :class:`Stored`; may wait, and be called from any thread.
@@ -370,6 +399,24 @@ def check_count(name: str, value: int | None) -> None:
     """
     if value is not None and (type(value) is not int or value < 1):
         raise RunnerOptionError(f"{name}={value!r}: give a whole number, 1 or more.")
+
+
+def check_batch_seconds(value: float) -> float:
+    """Return a number of seconds that calls may be worth together, if it is one.
+
+    Raises
+    ------
+    RunnerOptionError
+        If it is less than 0, or more than a minute.
+
+    Examples
+    --------
+    >>> check_batch_seconds(0.05)
+    0.05
+    """
+    if not 0 <= value <= 60:
+        raise RunnerOptionError(f"max_batch_seconds={value!r}: give seconds, from 0 (each call alone) to 60.")
+    return value
 
 
 def _explicit(bound: inspect.BoundArguments) -> dict[str, Any]:

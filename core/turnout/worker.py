@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import os
 import threading
 import time
 import types
-import uuid
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from ._arguments import arriving, find_futures, replace
 from ._context import RunContext, Scope, current_scope, current_tags, seed_of, set_registered
 from ._failures import TravellingFailure, encode, without_own_frames
 from ._forwarding import forwarding
 from ._prints import prints_logged
-from ._serialization import PLAIN_TYPES, Parcel, dumps, explain, explain_load, is_plain, load_function
+from ._serialization import (
+    PLAIN_TYPES,
+    Parcel,
+    SharedParcel,
+    dumps,
+    explain,
+    explain_load,
+    is_plain,
+    load_function,
+)
+from ._shipment import FlowInfo, Job, Kind, Shipment, this_process
 from ._stop import Stop, Stopper, send
+from ._together import MOST_HELD, Ledger, Teller
 from .errors import SerializationError
 from .runner import Outcome, OutcomeKind
 
@@ -30,61 +39,9 @@ if TYPE_CHECKING:
     from ._engine import Engine
     from .runner import TaskRunner
 
-__all__ = ["FlowInfo", "Job", "Shipment", "Stopper", "call_body", "run_batch", "run_batch_async"]
+__all__ = ["Ledger", "Stopper", "call_body", "run_batch", "run_batch_async", "this_process"]
 
 Emit = Callable[[Sequence[Outcome]], None]
-
-
-class FlowInfo(NamedTuple):
-    """What the calls of one flow run have in common."""
-
-    id: str | None
-    name: str | None
-    flow_name: str | None
-    run_id: str
-    log_prints: bool
-
-
-class Job(NamedTuple):
-    """One call, as it travels."""
-
-    function: bytes
-    """The digest of the function."""
-    arguments: Parcel | tuple[tuple[Any, ...], dict[str, Any]]
-    """Positional and keyword arguments: as they are if all are plain, else packed."""
-    flow: int
-    """Which of the shipment's flows it belongs to."""
-    name: str
-    path: str
-    task_name: str
-    attempt: int
-    tags: frozenset[str]
-    log_prints: bool
-    is_async: bool
-    read_only: bool
-    """Whether large arguments may arrive without a copy, read-only."""
-    variables: Parcel | None
-    """The values of registered context variables, if there are any."""
-
-
-class Shipment(NamedTuple):
-    """What the body of a packed batch holds."""
-
-    jobs: tuple[Job, ...]
-    flows: tuple[FlowInfo, ...]
-    levels: tuple[int, ...]
-    """The levels of the driver's loggers."""
-    origin: tuple[int, str]
-    """The driver's process."""
-
-
-# A fork has its parent's token and another id; another host may have the same id, with another token.
-_TOKEN: Final = uuid.uuid4().hex
-
-
-def this_process() -> tuple[int, str]:
-    """Return what tells this process from every other."""
-    return os.getpid(), _TOKEN
 
 
 def run_batch(
@@ -96,6 +53,7 @@ def run_batch(
     stopper: Stopper | None = None,
     nested: TaskRunner | None = None,
     context: contextvars.Context | None = None,
+    ledger: Ledger | None = None,
 ) -> None:
     """Run the calls of a batch in this thread, in order; async calls that stand side by side run together.
 
@@ -106,7 +64,8 @@ def run_batch(
     emit
         Takes outcomes as they come: ``STARTED`` before each body (not before its arguments and its module are loaded,
         which shall not count as its time), ``RECORD`` for what it logs, then ``VALUE`` or
-        ``FAILURE``. Called in any thread that logs, so it must be thread-safe.
+        ``FAILURE``. Those of several calls come some at a time, and short ones without ``STARTED``. Called in any
+        thread, so it must be thread-safe.
     stopper
         Asks the bodies to stop when another thread wants that; for runners with ``cancel="cooperative"``.
     nested
@@ -114,13 +73,15 @@ def run_batch(
         ``waiting`` is entered when a body waits for them.
     context
         What each body finds set, in a copy of its own; by default, nothing.
+    ledger
+        Where to note what becomes of several calls, so that it is known even if this process dies.
 
     Notes
     -----
     Nothing that a call does is raised here: every ``BaseException`` of a body, and everything that can't be unpacked
     or packed, is the outcome of its call.
     """
-    _Runs(body.load(), functions, upstream, emit, stopper, nested, context or contextvars.Context()).run()
+    _Runs(body.load(), functions, upstream, emit, stopper, nested, context or contextvars.Context()).run(ledger)
 
 
 async def run_batch_async(body: Parcel, functions: Mapping[bytes, bytes], upstream: Sequence[Any], emit: Emit) -> None:
@@ -154,17 +115,51 @@ class _Runs:
         self.context = context
         # The call to which records belong that come from threads without a context.
         self.current = 0
+        self.teller: Teller | None = None
+        # What calls returned that later ones need.
+        self.results: dict[int, Any] = {}
+        self._functions: dict[int, Callable[..., Any]] = {}
 
-    def run(self) -> None:
+    def run(self, ledger: Ledger | None = None) -> None:
+        jobs = self.shipment.jobs
+        is_async = [self.shipment.kinds[job.kind].is_async for job in jobs]
         with self.forwarding():
+            if len(jobs) > 1 and not any(is_async):
+                self.run_several(ledger)
+                return
             index = 0
-            while index < len(self.shipment.jobs):
-                together = self.side_by_side(index)
-                if together > 1 or self.shipment.jobs[index].is_async:
-                    _loop().run(self.run_async(range(index, index + together)))
+            while index < len(jobs):
+                # Async calls that stand together wait side by side.
+                last = index + 1
+                while is_async[index] and last < len(jobs) and is_async[last]:
+                    last += 1
+                if is_async[index]:
+                    _loop().run(self.run_async(range(index, last)))
                 else:
                     self.run_one(index)
-                index += together
+                index = last
+
+    def run_several(self, ledger: Ledger | None) -> None:
+        jobs = self.shipment.jobs
+        needed = {index for job in jobs for index in job.needs}
+        self.teller = teller = Teller(self.emit, len(jobs), self.shipment.patience, ledger)
+        self.emit = teller.add
+        try:
+            for index, job in enumerate(jobs):
+                if self.asked_to_stop() or not teller.may_begin(index):
+                    break
+                if not self.results.keys() >= set(job.needs):
+                    # What it needs has failed. The engine knows what that means for it.
+                    teller.add([Outcome(index, OutcomeKind.RETURNED)])
+                    continue
+                self.current = index
+                # A context of its own: what a body sets must not reach the next one.
+                outcome = _apart(self.context.copy().run(self.attempt, index))
+                if index in needed and outcome.kind is OutcomeKind.VALUE:
+                    self.results[index] = outcome.data
+                teller.add([outcome])
+        finally:
+            teller.end()
 
     async def run_together(self) -> None:
         with self.forwarding():
@@ -183,14 +178,6 @@ class _Runs:
         else:
             self.emit([Outcome(self.current, OutcomeKind.RECORD, message)])
 
-    def side_by_side(self, first: int) -> int:
-        """Return how many async calls stand together from here on, at least 1."""
-        jobs = self.shipment.jobs
-        last = first
-        while last < len(jobs) and jobs[last].is_async:
-            last += 1
-        return max(1, last - first)
-
     def run_one(self, index: int) -> None:
         if self.asked_to_stop():
             self.emit([Outcome(index, OutcomeKind.RETURNED)])
@@ -199,13 +186,18 @@ class _Runs:
         # A context of its own: what a body sets must not reach the next one.
         self.emit([self.context.copy().run(self.attempt, index)])
 
+    def tell_started(self, index: int) -> None:
+        if self.teller is None:
+            self.emit([Outcome(index, OutcomeKind.STARTED)])
+        else:
+            self.teller.started(index)
+
     def attempt(self, index: int) -> Outcome:
-        job = self.shipment.jobs[index]
         scope = self.enter(index)
         begin = time.perf_counter()
         try:
-            function, args, kwargs = self.unpack(job)
-            self.emit([Outcome(index, OutcomeKind.STARTED)])
+            function, args, kwargs = self.unpack(scope)
+            self.tell_started(index)
             begin = time.perf_counter()
             if self.stopper is None:
                 value = call_body(function, args, kwargs, scope)
@@ -240,11 +232,10 @@ class _Runs:
         return contextlib.nullcontext() if self.stopper is None else self.stopper.body(stop)
 
     async def attempt_async(self, index: int) -> Outcome:
-        job = self.shipment.jobs[index]
         scope = self.enter(index)
         begin = time.perf_counter()
         try:
-            function, args, kwargs = self.unpack(job)
+            function, args, kwargs = self.unpack(scope)
             self.emit([Outcome(index, OutcomeKind.STARTED)])
             begin = time.perf_counter()
             value = await call_async_body(function, args, kwargs, scope)
@@ -254,29 +245,67 @@ class _Runs:
 
     def enter(self, index: int) -> RemoteScope:
         job = self.shipment.jobs[index]
-        scope = RemoteScope(index, job, self.shipment.flows[job.flow], self)
+        scope = RemoteScope(index, job, self.shipment.kinds[job.kind], self)
         current_scope.set(scope)
-        current_tags.set(job.tags)
+        current_tags.set(scope.kind.tags)
         return scope
 
-    def unpack(self, job: Job) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        what = f"task {job.name!r}"
-        function = load_function(job.function, self.functions.get(job.function, b""), f"The function of {what}")
+    def unpack(self, scope: RemoteScope) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        job = scope.job
+        function = self._functions.get(job.kind)
+        if function is None:
+            digest = scope.kind.function
+            what = f"The function of task {scope.name!r}"
+            function = self._functions[job.kind] = load_function(digest, self.functions.get(digest, b""), what)
         try:
             if job.variables is not None:
                 set_registered(job.variables.load())
-            if not isinstance(job.arguments, Parcel):
-                return function, *job.arguments
-            with arriving(_each_once(self.upstream, job.read_only)):
-                args, kwargs = job.arguments.load(read_only=job.read_only)
+            args, kwargs = self.arguments(job, scope.kind.read_only)
         except Exception as error:
-            raise explain_load(error, f"An argument of {what}") from error
+            raise explain_load(error, f"An argument of task {scope.name!r}") from error
         return function, args, kwargs
+
+    def arguments(self, job: Job, read_only: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        arguments = job.arguments
+        if isinstance(arguments, Parcel):
+            with arriving(self.each_once(read_only)):
+                args, kwargs = arguments.load(read_only=read_only)
+            return args, kwargs
+        if not job.places:
+            return arguments
+        value_of = self.each_once(read_only)
+        args, kwargs = list(arguments[0]), arguments[1]
+        for place, index in job.places:
+            if isinstance(place, str):
+                kwargs[place] = value_of(index)
+            else:
+                args[place] = value_of(index)
+        return tuple(args), kwargs
+
+    def each_once(self, read_only: bool) -> Callable[[int], Any]:
+        """Return a function that unpacks a value when it is first asked for: the same future twice is one object.
+
+        Negative numbers stand for what earlier calls of this batch returned, -1 for the first.
+        """
+        values: dict[int, Any] = {}
+
+        def value_of(index: int) -> Any:
+            if index not in values:
+                value = self.upstream[index] if index >= 0 else self.results[-1 - index]
+                if index < 0 and isinstance(value, Parcel):
+                    # It is yet to be sent as it is now.
+                    value = SharedParcel(value.data, value.buffers)
+                if isinstance(value, Parcel):
+                    value = value.load(read_only=read_only)
+                values[index] = value.load() if isinstance(value, TravellingFailure) else value
+            return values[index]
+
+        return value_of
 
     def value(self, index: int, scope: RemoteScope, value: Any, begin: float) -> Outcome:
         seconds = time.perf_counter() - begin
         try:
-            data, size = _packed(value, f"The result of task {scope.job.name!r}")
+            data, size = _packed(value, scope)
         except SerializationError as error:
             return self.failure(index, scope, error, begin)
         return Outcome(index, OutcomeKind.VALUE, data, seconds, size, scope.end())
@@ -284,17 +313,25 @@ class _Runs:
     def failure(self, index: int, scope: RemoteScope, error: BaseException, begin: float) -> Outcome:
         seconds = time.perf_counter() - begin
         unlooked = scope.end()
-        return Outcome(index, OutcomeKind.FAILURE, _encoded(error, scope.job.name), seconds, 0, unlooked)
+        return Outcome(index, OutcomeKind.FAILURE, _encoded(error, scope.name), seconds, 0, unlooked)
 
 
-def _packed(value: Any, what: str) -> tuple[Any, int]:
+def _apart(outcome: Outcome) -> Outcome:
+    """Return an outcome that can wait: later calls may change what it lies over. What is large is sent at once."""
+    data = outcome.data
+    if type(data) is Parcel and data.buffers and data.nbytes <= MOST_HELD:
+        return outcome._replace(data=data.owned())
+    return outcome
+
+
+def _packed(value: Any, scope: RemoteScope) -> tuple[Any, int]:
     """Return a value as it travels, and how many bytes it has if it is not plain."""
     if is_plain(value):
         return value, 0
     try:
         parcel = dumps(value)
     except BaseException as error:
-        raise explain(value, error, what, "result") from error
+        raise explain(value, error, f"The result of task {scope.name!r}", "result") from error
     return parcel, parcel.nbytes
 
 
@@ -305,21 +342,6 @@ def _encoded(error: BaseException, name: str) -> Any:
         return encode(problem)
     except BaseException as problem:
         return encode(SerializationError(f"What task {name!r} raised can't be packed: {type(problem).__name__}"))
-
-
-def _each_once(upstream: Sequence[Any], read_only: bool) -> Callable[[int], Any]:
-    """Return a function that unpacks a value when it is first asked for: the same future twice is one object."""
-    values: dict[int, Any] = {}
-
-    def value_of(index: int) -> Any:
-        if index not in values:
-            value = upstream[index]
-            if isinstance(value, Parcel):
-                value = value.load(read_only=read_only)
-            values[index] = value.load() if isinstance(value, TravellingFailure) else value
-        return values[index]
-
-    return value_of
 
 
 class _Loops(threading.local):
@@ -341,16 +363,21 @@ def _loop() -> Any:
 class RemoteScope:
     """A call on a worker, as the scope of what it submits."""
 
-    __slots__ = ("_engine", "counters", "flow", "index", "job", "log_prints", "runs")
+    __slots__ = ("_engine", "counters", "index", "job", "kind", "log_prints", "runs")
 
-    def __init__(self, index: int, job: Job, flow: FlowInfo, runs: _Runs) -> None:
+    def __init__(self, index: int, job: Job, kind: Kind, runs: _Runs) -> None:
         self.runs = runs
         self.index = index
         self.job = job
-        self.flow = flow
-        self.log_prints = job.log_prints
+        self.kind = kind
+        self.log_prints = kind.log_prints
         self.counters: MutableMapping[str, Iterator[int]] | None = None
         self._engine: Engine | None = None
+
+    @property
+    def flow(self) -> FlowInfo:
+        """The flow of the call."""
+        return self.runs.shipment.flows[self.kind.flow]
 
     @property
     def engine(self) -> Engine:
@@ -363,28 +390,33 @@ class RemoteScope:
         return self._engine
 
     @property
+    def name(self) -> str:
+        """The name of the run."""
+        return self.job.name or f"{self.kind.prefix}{self.kind.task_name}-{self.job.number}"
+
+    @property
     def prefix(self) -> str:
         """What the names of nested runs begin with."""
-        return f"{self.job.name}/"
+        return f"{self.name}/"
 
     @property
     def path(self) -> str:
         """The place of the call below its root flow."""
-        return self.job.path
+        return f"{self.kind.path}/{self.kind.task_name}-{self.job.number}"
 
     def describe(self) -> RunContext:
         """Return what the body may know about itself."""
-        job, flow = self.job, self.flow
+        flow, path = self.flow, self.path
         return RunContext(
             flow_run_id=flow.id,
             flow_run_name=flow.name,
             flow_name=flow.flow_name,
-            task_run_id=f"{flow.run_id}/{job.path}",
-            task_run_name=job.name,
-            task_name=job.task_name,
-            attempt=job.attempt,
-            tags=job.tags,
-            seed=seed_of(job.path),
+            task_run_id=f"{flow.run_id}/{path}",
+            task_run_name=self.name,
+            task_name=self.kind.task_name,
+            attempt=self.job.attempt,
+            tags=self.kind.tags,
+            seed=seed_of(path),
         )
 
     def asked_to_stop(self) -> bool:
@@ -412,7 +444,7 @@ class RemoteScope:
             return ()
         engine, self._engine = self._engine, None
         engine.join()
-        unlooked = tuple(_encoded(error, self.job.name) for error in engine.unlooked())
+        unlooked = tuple(_encoded(error, self.name) for error in engine.unlooked())
         engine.close()
         engine.backends.close()
         return unlooked

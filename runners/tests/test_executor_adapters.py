@@ -215,7 +215,7 @@ def test_an_executor_carries_one_function_and_bytes() -> None:
 
 def test_no_more_is_sent_than_the_executor_has_workers() -> None:
     desk = Desk()
-    with over(desk):
+    with over(desk, max_batch_seconds=0):
         futures = [double.submit(number) for number in range(10)]
         for ended in range(10):
             assert len(desk.seen) == min(10, 3 + ended)

@@ -21,8 +21,10 @@ from turnout._serialization import Parcel, dumps
 from turnout._version import __version__
 from turnout.errors import RunnerStartError, RunnerStoppedError
 from turnout.runner import Batch, Host, Outcome, OutcomeKind
+from turnout_runners.process._claims import Claims
 from turnout_runners.process._crew import Settings
 from turnout_runners.process._launch import Interpreter
+from turnout_runners.process._memory import new_file
 from turnout_runners.process._pool import Pool
 from turnout_runners.process._worker_main import Setup
 
@@ -36,7 +38,11 @@ Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 def run_calls(
-    body: Parcel, functions: Mapping[bytes, bytes], upstream: Sequence[Any], emit: Callable[[Sequence[Outcome]], None]
+    body: Parcel,
+    functions: Mapping[bytes, bytes],
+    upstream: Sequence[Any],
+    emit: Callable[[Sequence[Outcome]], None],
+    ledger: Any = None,
 ) -> None:
     """Run (function, arguments) pairs; ``upstream`` stands for the arguments where there is any."""
     for index, (function, args) in enumerate(body.load()):
@@ -270,7 +276,9 @@ def test_functions_are_sent_once_per_worker(start: Start) -> None:
     assert bench.call_batch(Sent((abs, ()), functions={b"a": b"not sent again", b"b": b"2"})) == "a=1 b=2"
 
 
-def tell_functions(body: Parcel, functions: Mapping[bytes, bytes], upstream: Any, emit: Any) -> None:
+def tell_functions(
+    body: Parcel, functions: Mapping[bytes, bytes], upstream: Any, emit: Any, ledger: Any = None
+) -> None:
     emit([Outcome(0, VALUE, " ".join(f"{name.decode()}={blob.decode()}" for name, blob in functions.items()))])
 
 
@@ -462,7 +470,7 @@ def test_dying_in_one_of_several_calls_that_run_at_once_names_none(start: Start)
     assert bench.engine.last(batch) == [(LOST, "exit code 5"), (LOST, "exit code 5"), (RETURNED, None)]
 
 
-def begin_two_and_die(body: Parcel, functions: Any, upstream: Any, emit: Any) -> None:
+def begin_two_and_die(body: Parcel, functions: Any, upstream: Any, emit: Any, ledger: Any = None) -> None:
     emit([Outcome(0, STARTED), Outcome(1, STARTED)])
     os._exit(5)
 
@@ -474,7 +482,7 @@ def test_dying_before_the_first_call_begins_is_charged_to_it(start: Start) -> No
     assert bench.engine.last(batch) == [(CRASHED, "exit code 6"), (RETURNED, None)]
 
 
-def die_at_once(body: Parcel, functions: Any, upstream: Any, emit: Any) -> None:
+def die_at_once(body: Parcel, functions: Any, upstream: Any, emit: Any, ledger: Any = None) -> None:
     os._exit(6)
 
 
@@ -492,8 +500,6 @@ def test_batch_on_workers_that_die_for_no_reason_is_given_up(start: Start) -> No
 
 
 def die_when_a_batch_comes() -> None:
-    from turnout_runners.process._claims import Claims
-
     Claims.begin = lambda *_: os._exit(8)  # type: ignore[method-assign]
 
 
@@ -805,3 +811,51 @@ def test_closing_all_descriptors_ends_the_worker_only(start: Start) -> None:
     bench = start(1)
     assert bench.outcome(bench.submit(os.closerange, 3, 100))[0] == CRASHED
     assert bench.call(abs, -1) == 1
+
+
+# The ledger of several calls
+
+
+@pytest.fixture
+def page() -> Iterator[Claims]:
+    claims = Claims(new_file("claims"))
+    yield claims
+    claims.close()
+
+
+def test_what_was_noted_and_not_sent_is_known(page: Claims) -> None:
+    assert page.begin(7)
+    ledger = page.ledger(7)
+    assert ledger.begin(0)
+    assert ledger.note(Outcome(0, OutcomeKind.VALUE, "first"))
+    ledger.turn()
+    assert ledger.begin(1)
+    assert ledger.note(Outcome(1, OutcomeKind.VALUE, {"second": 2}))
+    assert page.calls_begun == 2
+    assert [row[2] for row in page.noted(7)] == ["first", {"second": 2}]
+    ledger.sent()
+    assert [row[2] for row in page.noted(7)] == [{"second": 2}]
+    assert page.noted(6) == []
+    assert page.begin(8)
+    assert (page.noted(8), page.calls_begun) == ([], 0)
+
+
+def test_a_ledger_takes_what_it_has_room_for(page: Claims) -> None:
+    assert page.begin(1)
+    ledger = page.ledger(1)
+    assert not ledger.note(Outcome(0, OutcomeKind.VALUE, bytes(1_000_000)))
+    noted = 0
+    while ledger.note(Outcome(noted, OutcomeKind.VALUE, bytes(10_000))):
+        noted += 1
+    assert noted >= 10
+    assert [row[0] for row in page.noted(1)] == list(range(noted))
+
+
+def test_no_call_of_a_recalled_batch_begins(page: Claims) -> None:
+    assert page.begin(1)
+    ledger = page.ledger(1)
+    assert ledger.begin(0)
+    page.recall(1)
+    assert not ledger.begin(1)
+    assert page.begin(2)
+    assert page.ledger(2).begin(0)

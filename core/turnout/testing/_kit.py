@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import cloudpickle  # type: ignore[import-untyped]
 import pytest
@@ -23,6 +23,8 @@ import pytest
 from turnout import TaskFuture, flow
 from turnout._backends import hold, release
 from turnout.runner import TaskRunner
+
+from ._batches import batched
 
 __all__ = [
     "TIME_LIMIT",
@@ -54,6 +56,9 @@ class Conformance(abc.ABC):
     reason; it never skips.
     """
 
+    batches: ClassVar[Literal["measured", "one", "most", "random"]] = "measured"
+    """How many calls travel together: as the engine measures, one, as many as can, or as it comes."""
+
     @abc.abstractmethod
     def make_runner(self, slots: int) -> TaskRunner:
         """Return a new runner that runs ``slots`` calls at once (an inline one may ignore the number)."""
@@ -70,6 +75,11 @@ class Conformance(abc.ABC):
         """Return a runner with two slots, whose backend stays up for the whole class."""
         with self._held(request, 2) as runner:
             yield runner
+
+    @pytest.fixture(autouse=True)
+    def _batched(self) -> Iterator[None]:
+        with batched(self.batches):
+            yield
 
     @pytest.fixture
     def one_slot(self, request: pytest.FixtureRequest) -> Iterator[TaskRunner]:

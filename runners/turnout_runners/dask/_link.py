@@ -234,6 +234,21 @@ class Link:
             # No worker has it, and none will begin it.
             self._news.put(lambda: self._report(sent, sent.rest(OutcomeKind.RETURNED)))
 
+    def recall(self, batch: Batch) -> None:
+        """Have those calls of a batch given back that have not begun."""
+        with self._lock:
+            sent = self._open.get(self._numbers.get(batch, 0))
+        if sent is not None and not sent.is_recalled:
+            self.client.loop.add_callback(self._ask_for_rest, sent)
+
+    async def _ask_for_rest(self, sent: Sent) -> None:
+        answers: Mapping[str, Any] = {}
+        with contextlib.suppress(Exception):
+            answers = await self.client.run(_remote.recall, self._topic, sent.number, on_error="ignore")
+        if answers and not any(answers.values()):
+            # No worker has it, and none will begin it.
+            self._news.put(lambda: self._report(sent, sent.rest(OutcomeKind.RETURNED)))
+
     # News
 
     def _take_event(self, event: tuple[float, Any]) -> None:

@@ -49,6 +49,11 @@ class LinkedRunner(TaskRunner):
         """Have a batch not begun, or ask its body to stop."""
         return self._link is not None and self._link.cancel(batch)
 
+    def recall(self, batch: Batch) -> None:
+        """Give back what has not begun of a batch of several calls."""
+        if self._link is not None:
+            self._link.recall(batch)
+
     def fetch(self, stored: Stored) -> Parcel:
         """Bring a value here."""
         return self._linked().fetch(stored)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ._nested import WorkerDaskRunner
 
-__all__ = ["current_work", "run", "same", "stop", "stop_all"]
+__all__ = ["current_work", "recall", "run", "same", "stop", "stop_all"]
 
 # How long a body that is asked to stop keeps its slot, in seconds.
 _GRACE: Final = 0.2
@@ -67,6 +67,11 @@ async def same(blob: bytes) -> bytes:
 async def stop(topic: str, number: int, stops: bool, dask_worker: Any = None) -> bool:
     """Refuse a batch when it comes; return whether it is here already, and stop it then if ``stops``."""
     return site_of(dask_worker).stop(topic, number, stops)
+
+
+async def recall(topic: str, number: int, dask_worker: Any = None) -> bool:
+    """Let no more calls of a batch begin; return whether it is here already. If not, refuse it when it comes."""
+    return site_of(dask_worker).recall(topic, number)
 
 
 async def stop_all(base: str, dask_worker: Any = None) -> None:
@@ -105,6 +110,14 @@ class Site:
             return False
         if stops:
             work.stop()
+        return True
+
+    def recall(self, topic: str, number: int) -> bool:
+        """Return whether a batch is here, and let no more calls of it begin; else refuse it when it comes."""
+        work = self.works.get((topic, number))
+        if work is None:
+            return self.stop(topic, number, stops=False)
+        work.is_recalled = True
         return True
 
     def stop_all(self, base: str) -> None:
@@ -152,6 +165,8 @@ class Work:
         self._index = 0
         self._open = set(range(header.calls))
         self._abandoned = False
+        self.is_recalled = False
+        """Whether no more calls of it are to begin."""
         self._kept: dict[int, Any] = {}
         self._failure: str | None = None
         self._lines: dict[str, str] = {}
@@ -238,7 +253,24 @@ class Work:
                 stopper=self._stopper,
                 nested=self._nested,
                 context=self._context,
+                ledger=self,
             )
+
+    # As a ledger of several calls: it has no more to say than what is sent.
+
+    def begin(self, index: int) -> bool:
+        """Return whether a call may begin."""
+        return not self.is_recalled
+
+    def note(self, outcome: Outcome) -> bool:
+        """Keep nothing."""
+        return True
+
+    def turn(self) -> None:
+        """Keep nothing."""
+
+    def sent(self) -> None:
+        """Keep nothing."""
 
     def emit(self, outcomes: Sequence[Outcome]) -> None:
         """Send outcomes, from any thread; large results stay."""
@@ -263,7 +295,8 @@ class Work:
             return outcome
         data = outcome.data
         is_large = isinstance(data, Parcel) and data.nbytes > LARGE
-        if is_large or self.header.may_stay:
+        # A small one for a batch that goes early, and so follows a single call.
+        if is_large or (self.header.may_stay and self.header.calls == 1):
             self._kept[outcome.index] = data
         return outcome._replace(data=Stays(data.nbytes)) if is_large else outcome
 

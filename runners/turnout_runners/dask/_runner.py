@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from turnout.errors import RunnerOptionError, RunnerStartError
-from turnout.runner import Capabilities, Host, check_count
+from turnout.runner import DEFAULT_BATCH_SECONDS, Capabilities, Host, check_batch_seconds, check_count
 
 from ._linked import FOREIGN, LinkedRunner
 
@@ -57,6 +57,8 @@ class DaskTaskRunner(LinkedRunner):
         How long to wait for a scheduler, in seconds.
     performance_report_path
         Where Dask writes its report when the runner stops.
+    max_batch_seconds
+        How much work, in seconds, short calls may be that travel together; with 0 each travels alone.
 
     Raises
     ------
@@ -91,6 +93,7 @@ class DaskTaskRunner(LinkedRunner):
         ship: Sequence[ModuleType | str] = (),
         connect_timeout: float = 10.0,
         performance_report_path: str | os.PathLike[str] | None = None,
+        max_batch_seconds: float = DEFAULT_BATCH_SECONDS,
     ) -> None:
         check_count("n_workers", n_workers)
         check_count("threads_per_worker", threads_per_worker)
@@ -107,6 +110,7 @@ class DaskTaskRunner(LinkedRunner):
         self._ship = ship
         self._connect_timeout = connect_timeout
         self._performance_report_path = performance_report_path
+        self.max_batch_seconds = check_batch_seconds(max_batch_seconds)
         self._check()
         is_own = address is None and cluster is None and cluster_class is None
         self.capabilities = _OWN if is_own else FOREIGN

@@ -32,6 +32,8 @@ class Sent:
         """The addresses of the workers that it may run on; all, if there is none."""
         self.is_early = any(isinstance(value, Coming) for value in batch.upstream)
         """Whether it waits for values of other batches, in Dask."""
+        self.is_several = len(batch.calls) > 1 and not batch.is_async
+        """Whether its calls run one after the other."""
         self.is_recalled = False
         """Whether it is asked to stop."""
         self.stops_on: frozenset[str] = frozenset()
@@ -108,10 +110,14 @@ def verdicts(held: Sequence[Sent], cause: str, *, told_all: bool) -> list[tuple[
         Whether all that the worker said is known, to the last word. Else what it said in its last moment may be lost,
         but for the word that it has a batch.
     """
-    suspects = [(sent, index) for sent in held for index in sent.running]
+    # Which of several calls runs is told now and then only: each of them may have.
+    several = [sent for sent in held if sent.is_several and sent.is_unpacked and sent.open()]
+    suspects = [(sent, index) for sent in held if not sent.is_several for index in sent.running]
     if not suspects:
         # None had begun, as far as is known; what is unpacked may do harm too. A worker says so before it unpacks.
-        suspects = [(sent, min(open_)) for sent in held if sent.is_unpacked and (open_ := sent.open())]
+        unpacked = [sent for sent in held if sent.is_unpacked and not sent.is_several]
+        suspects = [(sent, min(open_)) for sent in unpacked if (open_ := sent.open())]
+    suspects += [(sent, index) for sent in several for index in sent.open()]
     guilt = OutcomeKind.CRASHED if len(suspects) == 1 else OutcomeKind.LOST
     return [(sent, sent.settled(_kinds(sent, suspects, guilt, told_all), cause)) for sent in held]
 

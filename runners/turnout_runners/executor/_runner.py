@@ -15,7 +15,17 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, ThreadP
 from typing import Any, ClassVar, Final
 
 from turnout.errors import RunnerBrokenError, RunnerStartError, RunnerStoppedError
-from turnout.runner import Batch, Capabilities, Host, Outcome, OutcomeKind, TaskRunner, check_count
+from turnout.runner import (
+    DEFAULT_BATCH_SECONDS,
+    Batch,
+    Capabilities,
+    Host,
+    Outcome,
+    OutcomeKind,
+    TaskRunner,
+    check_batch_seconds,
+    check_count,
+)
 
 from ._remote import run_packed
 
@@ -57,6 +67,8 @@ class ExecutorTaskRunner(TaskRunner):
     pickle
         Whether calls are pickled on their way. Default: not for the standard library's thread pool, where functions
         and values are shared; for everything else.
+    max_batch_seconds
+        How much work, in seconds, short calls may be that travel together; with 0 each travels alone.
 
     Examples
     --------
@@ -83,6 +95,7 @@ class ExecutorTaskRunner(TaskRunner):
         *,
         max_workers: int | None = None,
         pickle: bool | None = None,
+        max_batch_seconds: float = DEFAULT_BATCH_SECONDS,
     ) -> None:
         check_count("max_workers", max_workers)
         self._source = _found(executor) if isinstance(executor, str) else executor
@@ -93,6 +106,7 @@ class ExecutorTaskRunner(TaskRunner):
             raise TypeError(f"executor={executor!r}: give an Executor, or a class or function that makes one.")
         shared = _is_thread_pool(self._source) if pickle is None else not pickle
         self.capabilities = _SAME_PROCESS if shared else _OTHER_PROCESS
+        self.max_batch_seconds = check_batch_seconds(max_batch_seconds)
         self._pool: _Pool | None = None
 
     def make_executor(self) -> Executor:

@@ -10,9 +10,15 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from typing import TYPE_CHECKING, Final
+import pickle
+import struct
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from turnout.runner import Outcome
+    from turnout.worker import Ledger
+
     from ._memory import Descriptor
 
 __all__ = ["Claims"]
@@ -20,6 +26,69 @@ __all__ = ["Claims"]
 _UNLOCK_EVERY: Final = 256
 # More than the batches that are ever sent ahead: the driver is done with what lies this far back.
 _UNLOCK_BEHIND: Final = 64
+
+
+# What the words of the first page are, from the second on: how many calls of the batch have begun; the batch of which
+# no more may begin; which half is being written to; and how long the halves are.
+_CALLS: Final = 1
+_RECALLED: Final = 2
+_HALF: Final = 3
+_ENDS: Final = 4
+# Behind the first page, two halves with outcomes that are yet to be sent.
+_HALF_SIZE: Final = 128 * 1024
+_SIZE: Final = mmap.PAGESIZE + 2 * _HALF_SIZE
+_LENGTH: Final = struct.Struct("I")
+
+
+class _Ledger:
+    """Notes of a batch of several calls, which the driver can read when the worker is dead."""
+
+    def __init__(self, page: mmap.mmap, words: memoryview, number: int) -> None:
+        self._page = page
+        self._words = words
+        self._number = number
+
+    def begin(self, index: int) -> bool:
+        """Note that a call begins, and return whether it may."""
+        if self._words[_RECALLED] == self._number:
+            return False
+        self._words[_CALLS] = index + 1
+        return True
+
+    def note(self, outcome: Outcome) -> bool:
+        """Keep an outcome, if there is room."""
+        data = pickle.dumps((outcome[0], int(outcome[1]), *outcome[2:]), 5)
+        half = self._words[_HALF]
+        end = self._words[_ENDS + half]
+        if end + _LENGTH.size + len(data) > _HALF_SIZE:
+            return False
+        begin = _begin(half) + end
+        self._page[begin : begin + _LENGTH.size + len(data)] = _LENGTH.pack(len(data)) + data
+        # Last: what is half written when the worker dies is not there.
+        self._words[_ENDS + half] = end + _LENGTH.size + len(data)
+        return True
+
+    def turn(self) -> None:
+        """Write to the other half from now on."""
+        self._words[_HALF] = 1 - self._words[_HALF]
+
+    def sent(self) -> None:
+        """Empty the half that is not written to."""
+        self._words[_ENDS + 1 - self._words[_HALF]] = 0
+
+
+def _begin(half: int) -> int:
+    return mmap.PAGESIZE + half * _HALF_SIZE
+
+
+def _rows(page: mmap.mmap, half: int, length: int) -> Iterator[tuple[Any, ...]]:
+    place = _begin(half)
+    end = place + length
+    while place < end:
+        (size,) = _LENGTH.unpack_from(page, place)
+        place += _LENGTH.size
+        yield pickle.loads(page[place : place + size])
+        place += size
 
 
 class Claims:
@@ -30,9 +99,9 @@ class Claims:
     """
 
     def __init__(self, file: Descriptor) -> None:
-        os.ftruncate(file.number, mmap.PAGESIZE)
+        os.ftruncate(file.number, _SIZE)
         self._file = file
-        self._page = mmap.mmap(file.number, mmap.PAGESIZE)
+        self._page = mmap.mmap(file.number, _SIZE)
         self._begun = memoryview(self._page).cast("Q")
 
     @property
@@ -40,10 +109,35 @@ class Claims:
         """The number of the last batch that the worker began, still there when it is dead."""
         return self._begun[0]
 
+    @property
+    def calls_begun(self) -> int:
+        """How many calls of that batch have begun, if it holds several."""
+        return self._begun[_CALLS]
+
+    def recall(self, number: int) -> None:
+        """Driver: let no more calls of a batch begin.
+
+        The word may come a moment too late: there is no lock, for the worker looks before each tiny call.
+        """
+        self._begun[_RECALLED] = number
+
+    def ledger(self, number: int) -> Ledger:
+        """Worker: return the ledger for a batch of several calls."""
+        return _Ledger(self._page, self._begun, number)
+
+    def noted(self, number: int) -> list[tuple[Any, ...]]:
+        """Driver: return what came of the calls of a batch of several, as far as the dead worker had not sent it."""
+        if self.begun != number:
+            return []
+        older = 1 - self._begun[_HALF]
+        return [row for half in (older, 1 - older) for row in _rows(self._page, half, self._begun[_ENDS + half])]
+
     def begin(self, number: int) -> bool:
         """Worker: return whether a batch may begin; if not, the driver has taken it back."""
         if not self._lock(number):
             return False
+        # What is in there is of an earlier one.
+        self._begun[_CALLS] = self._begun[_ENDS] = self._begun[_ENDS + 1] = 0
         self._begun[0] = number
         if number % _UNLOCK_EVERY == 0:
             fcntl.lockf(self._file.number, fcntl.LOCK_UN, number - _UNLOCK_BEHIND, 0)

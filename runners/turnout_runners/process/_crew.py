@@ -98,6 +98,17 @@ class Crew:
         if not worker.is_frozen:
             worker.freeze()
 
+    def recall(self, batch: Batch) -> None:
+        """Give back what has not begun of a batch."""
+        assignment = self.open.get(id(batch))
+        if assignment is None or assignment.stopping:
+            return
+        worker = assignment.worker
+        if worker is None or worker.take_back(assignment):
+            self._finish(assignment, assignment.outcomes_of_end(OutcomeKind.RETURNED))
+        else:
+            worker.recall(assignment)
+
     def balance(self) -> None:
         """Give out what waits, move what waits behind a long call to an idle worker, start workers that are needed."""
         self._give_out()
@@ -311,7 +322,9 @@ class Crew:
         for held in worker.held:
             held.deaths += not guilty and not worker.is_leaving
             if held in guilty:
-                self._finish(held, held.outcomes_of_death(cause))
+                if noted := worker.noted(held):
+                    self._tell(held, noted)
+                self._finish(held, held.outcomes_of_death(cause, worker.calls_begun(held)))
             elif held.stopping or self.broken is not None:
                 self._finish(held, held.outcomes_of_end(OutcomeKind.RETURNED))
             elif held.deaths >= _MOST_DEATHS:

@@ -79,6 +79,10 @@ class Pool:
         self._leave_word(lambda: self._crew.cancel(batch))
         return is_open
 
+    def recall(self, batch: Batch) -> None:
+        """Give back what has not begun of a batch."""
+        self._leave_word(lambda: self._crew.recall(batch))
+
     def stop(self) -> None:
         """End all workers, and return when they are gone; twice is fine."""
         self._stopped = True

@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from turnout.errors import RunnerStartError, RunnerStoppedError
-from turnout.runner import Batch, Capabilities, Host, TaskRunner, check_count
+from turnout.runner import (
+    DEFAULT_BATCH_SECONDS,
+    Batch,
+    Capabilities,
+    Host,
+    TaskRunner,
+    check_batch_seconds,
+    check_count,
+)
 
 from ._processors import usable_processors
 
@@ -31,7 +39,8 @@ class ProcessPoolTaskRunner(TaskRunner):
     max_workers
         How many calls run at once. By default, as many as there are processors that this process may use.
     max_tasks_per_worker
-        After how many calls a worker is replaced by a new one, for code that leaks. By default, never.
+        After how many calls a worker is replaced by a new one, for code that leaks. By default, never. Calls travel
+        alone then.
     initializer, initargs
         Called in each new worker before its first call. If it raises, the runner can't start.
     env
@@ -39,6 +48,8 @@ class ProcessPoolTaskRunner(TaskRunner):
     python
         Path or name of the workers' interpreter, which must be of the driver's minor version and find the modules that
         tasks need: its own come first, then the driver's. By default, the driver's.
+    max_batch_seconds
+        How much work, in seconds, short calls may be that travel together; with 0 each travels alone.
 
     Raises
     ------
@@ -55,7 +66,7 @@ class ProcessPoolTaskRunner(TaskRunner):
     """
 
     capabilities: Capabilities = Capabilities(
-        cancel="kill", frees_slot=True, nested="in_place", streams=True, shared_memory=True
+        cancel="kill", frees_slot=True, nested="in_place", streams=True, keeps_ledger=True, shared_memory=True
     )
 
     def __init__(
@@ -66,6 +77,7 @@ class ProcessPoolTaskRunner(TaskRunner):
         initargs: tuple[Any, ...] = (),
         env: Mapping[str, str] | None = None,
         python: str | None = None,
+        max_batch_seconds: float = DEFAULT_BATCH_SECONDS,
     ) -> None:
         check_count("max_workers", max_workers)
         check_count("max_tasks_per_worker", max_tasks_per_worker)
@@ -75,6 +87,7 @@ class ProcessPoolTaskRunner(TaskRunner):
         self._initargs = initargs
         self._env = env
         self._python = python
+        self.max_batch_seconds = 0 if max_tasks_per_worker else check_batch_seconds(max_batch_seconds)
         self._pool: Pool | None = None
 
     def start(self, host: Host) -> None:
@@ -107,6 +120,11 @@ class ProcessPoolTaskRunner(TaskRunner):
     def cancel(self, batch: Batch) -> bool:
         """Drop a batch that waits, or end the worker that runs it; other calls don't notice."""
         return self._pool is not None and self._pool.cancel(batch)
+
+    def recall(self, batch: Batch) -> None:
+        """Give back what has not begun of a batch of several calls."""
+        if self._pool is not None:
+            self._pool.recall(batch)
 
     def stop(self) -> None:
         """End all workers, and return when they are gone."""

@@ -67,15 +67,26 @@ class Assignment:
         self.left.clear()
         return outcomes
 
-    def outcomes_of_death(self, cause: str) -> list[Outcome]:
-        """Return the outcomes of a batch that had begun when its worker died, and let no call be left."""
-        # Calls run in order. If none is known to have begun, it was about to.
-        suspects = self.running or {min(self.left)}
+    def outcomes_of_death(self, cause: str, begun: int) -> list[Outcome]:
+        """Return the outcomes of a batch that had begun when its worker died, and let no call be left.
+
+        Parameters
+        ----------
+        cause
+            What the worker died of.
+        begun
+            How many of several calls had begun, which run in order.
+        """
+        # Of a single call, or of async ones: if none is known to have begun, it was about to.
+        suspects = {begun - 1} & self.left if begun else self.running or {min(self.left)}
         known = self.stopping or len(suspects) == 1
         kind = OutcomeKind.CRASHED if known else OutcomeKind.LOST
         text = "stopped" if self.stopping else cause
         outcomes = [
-            Outcome(index, kind, text) if index in suspects else Outcome(index, OutcomeKind.RETURNED)
+            Outcome(index, kind, text)
+            if index in suspects
+            # It was over, and the worker died before it could say what came of it; or it never began.
+            else Outcome(index, OutcomeKind.LOST if index < begun else OutcomeKind.RETURNED)
             for index in sorted(self.left)
         ]
         self.left.clear()
@@ -162,6 +173,19 @@ class Worker:
     def has_begun(self, assignment: Assignment) -> bool:
         """Return whether it began a batch that it holds."""
         return assignment.number <= self._claims.begun
+
+    def calls_begun(self, assignment: Assignment) -> int:
+        """Return how many of several calls of a batch had begun when the worker died."""
+        return self._claims.calls_begun if assignment.number == self._claims.begun else 0
+
+    def noted(self, assignment: Assignment) -> list[Outcome]:
+        """Return outcomes of several calls that it did not live to send."""
+        rows = self._claims.noted(assignment.number) if len(assignment.batch.calls) > 1 else []
+        return assignment.outcomes(rows)
+
+    def recall(self, assignment: Assignment) -> None:
+        """Let no more calls of a batch begin that it has begun."""
+        self._claims.recall(assignment.number)
 
     def is_past(self, assignment: Assignment) -> bool:
         """Return whether it began another batch after this one."""

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from turnout._failures import encode as encode_failure
-from turnout._serialization import Parcel
 from turnout._streams import Streams
 from turnout._version import __version__
 from turnout.runner import Outcome, OutcomeKind
@@ -28,7 +27,7 @@ __all__ = ["CONTROL", "Setup", "main"]
 CONTROL: Final = 0
 """The number of messages that are not about a batch: functions for the worker; to the driver, how the start went."""
 
-Run = Callable[[Parcel, Mapping[bytes, bytes], Sequence[Any], Callable[[Sequence[Outcome]], None]], None]
+Run = Callable[..., None]
 
 
 class Setup(NamedTuple):
@@ -95,7 +94,7 @@ def _serve(outbox: _Outbox, claims: Claims) -> None:
         if message.number == CONTROL:
             functions.update(message.content)
         elif claims.begin(message.number):
-            _run(message, setup.run, functions, outbox)
+            _run(message, setup.run, functions, outbox, claims)
 
 
 def _set_up(message: Message | None, outbox: _Outbox) -> Setup | None:
@@ -130,7 +129,7 @@ def _loaded(content: Any) -> Setup:
     return setup
 
 
-def _run(message: Message, run: Run, functions: Mapping[bytes, bytes], outbox: _Outbox) -> None:
+def _run(message: Message, run: Run, functions: Mapping[bytes, bytes], outbox: _Outbox, claims: Claims) -> None:
     reporter = _Reporter(message.number, outbox)
     if isinstance(message.content, Unreadable):
         # Its index says how many calls there are.
@@ -139,7 +138,10 @@ def _run(message: Message, run: Run, functions: Mapping[bytes, bytes], outbox: _
         return
     body, upstream = message.content
     with outbox.streams.text_to(reporter.text):
-        run(body, functions, upstream, reporter.emit)
+        if message.index == 1:
+            run(body, functions, upstream, reporter.emit)
+        else:
+            run(body, functions, upstream, reporter.emit, ledger=claims.ledger(message.number))
 
 
 class _Outbox:

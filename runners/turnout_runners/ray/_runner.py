@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from turnout.errors import MissingRunnerLibraryError, RunnerOptionError, RunnerStoppedError
-from turnout.runner import Batch, Capabilities, Host, Stored, TaskRunner, check_count
+from turnout.runner import (
+    DEFAULT_BATCH_SECONDS,
+    Batch,
+    Capabilities,
+    Host,
+    Stored,
+    TaskRunner,
+    check_batch_seconds,
+    check_count,
+)
 
 from ._addresses import check_address
 from ._pump import CAPABILITIES, Pump
@@ -49,6 +58,8 @@ class RayTaskRunner(TaskRunner):
         (folders) or modules (``.py`` files). It travels with the calls, and is removed when the workers end.
     connect_timeout
         How long to try to reach an address, in seconds.
+    max_batch_seconds
+        How much work, in seconds, short calls may be that travel together; with 0 each travels alone.
 
     Raises
     ------
@@ -75,6 +86,7 @@ class RayTaskRunner(TaskRunner):
         init_kwargs: Mapping[str, Any] | None = None,
         ship: Sequence[ModuleType | str] = (),
         connect_timeout: float = 30.0,
+        max_batch_seconds: float = DEFAULT_BATCH_SECONDS,
     ) -> None:
         check_address(address)
         check_count("num_cpus", num_cpus)
@@ -87,6 +99,7 @@ class RayTaskRunner(TaskRunner):
         self._ship = tuple(ship)
         self._init_kwargs = dict(init_kwargs or {})
         self._connect_timeout = connect_timeout
+        self.max_batch_seconds = check_batch_seconds(max_batch_seconds)
         self._connection: Connection | None = None
         self._leave: Callable[[], None] | None = None
         self._pump: Pump | None = None

@@ -1,0 +1,776 @@
+"""Calls that travel together: which do, and what becomes of them when one fails, crashes, is slow, or is not wanted."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from turnout import TaskFuture, allow_failure, flow, task
+from turnout._batching import Batching
+from turnout._together import Teller
+from turnout.runner import Batch, Capabilities, Host, Outcome, OutcomeKind, TaskRunner
+from turnout.testing._batches import batched
+from turnout.worker import run_batch
+
+STARTED, VALUE, FAILURE = OutcomeKind.STARTED, OutcomeKind.VALUE, OutcomeKind.FAILURE
+CRASHED, LOST, RETURNED = OutcomeKind.CRASHED, OutcomeKind.LOST, OutcomeKind.RETURNED
+
+
+class Depot(TaskRunner):
+    """Collects batches; the test decides what becomes of each."""
+
+    capabilities = Capabilities(streams=True, cancel="kill")
+
+    def __init__(self, size: int = 1) -> None:
+        self.size = size
+        self.batches: list[Batch] = []
+        self.cancelled: list[Batch] = []
+        self.recalled: list[Batch] = []
+
+    def start(self, host: Host) -> None:
+        self.host = host
+
+    def slots(self) -> int:
+        return self.size
+
+    def submit(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+    def cancel(self, batch: Batch) -> bool:
+        self.cancelled.append(batch)
+        return True
+
+    def recall(self, batch: Batch) -> None:
+        self.recalled.append(batch)
+
+    def stop(self) -> None:
+        pass
+
+    def sizes(self) -> list[int]:
+        return [len(batch.calls) for batch in self.batches]
+
+    def names(self, number: int) -> list[str]:
+        return [call.future.name for call in self.batches[number].calls]
+
+    def tell(self, number: int, *outcomes: Outcome) -> None:
+        self.host.report(self.batches[number], outcomes)
+
+    def work(self, number: int) -> list[Outcome]:
+        """Run a batch as a worker does, and tell what came of it."""
+        batch = self.batches[number]
+        outcomes: list[Outcome] = []
+        run_batch(batch.body, batch.functions, batch.upstream, outcomes.extend)
+        self.host.report(batch, outcomes)
+        return outcomes
+
+    def work_off(self, begin: int = 0) -> None:
+        """Run all batches from one on, and those that follow from them."""
+        while begin < len(self.batches):
+            self.work(begin)
+            begin += 1
+
+
+@pytest.fixture
+def _tiny() -> Iterator[None]:
+    with batched("most"):
+        yield
+
+
+tiny = pytest.mark.usefixtures("_tiny")
+
+
+@task
+def echo(value: Any = None) -> Any:
+    return value
+
+
+@task
+def add(left: Any, right: Any = 1) -> Any:
+    return left + right
+
+
+@task
+def fail(*values: Any) -> Any:
+    raise ValueError(*values)
+
+
+# How many
+
+
+def test_nobody_knows_how_long_the_first_calls_take() -> None:
+    with Depot() as depot:
+        for number in range(10):
+            echo.submit(number)
+        assert depot.sizes() == [1, 1]
+        depot.work(0)
+        assert depot.sizes() == [1, 1, 8]
+        depot.work_off(1)
+
+
+def test_calls_that_take_long_travel_alone() -> None:
+    with Depot() as depot:
+        for number in range(20):
+            echo.submit(number)
+        depot.tell(0, Outcome(0, VALUE, 0, seconds=0.1))
+        assert depot.sizes() == [1, 1, 1]
+        depot.work_off(1)
+        assert max(depot.sizes()) > 1, "they take no time after all"
+
+
+def test_together_they_are_no_more_work_than_allowed() -> None:
+    with Depot() as depot:
+        for number in range(100):
+            echo.submit(number)
+        depot.tell(0, Outcome(0, VALUE, 0, seconds=0.005))
+        assert depot.sizes() == [1, 1, 4]
+        depot.work_off(1)
+
+
+def test_large_results_are_work_too() -> None:
+    with Depot() as depot:
+        for number in range(100):
+            echo.submit(number)
+        depot.tell(0, Outcome(0, VALUE, 0, seconds=0.0, size=10_000_000))
+        assert depot.sizes() == [1, 1, 1]
+        depot.work_off(1)
+
+
+def test_work_is_spread_over_the_slots() -> None:
+    with Depot(4) as depot:
+        for number in range(8 + 96):
+            echo.submit(number)
+        for number in range(8):
+            depot.tell(number, Outcome(0, VALUE, 0, seconds=0.0009))
+        # The first portion is a part of all; the last ones are small.
+        assert depot.sizes()[8:12] == [1 + 95 // 8, 1 + 83 // 8, 1 + 72 // 8, 1 + 62 // 8]
+        depot.work_off(8)
+
+
+def test_what_is_hardly_worth_it_is_not_spread() -> None:
+    with Depot(4) as depot:
+        for number in range(8 + 100):
+            echo.submit(number)
+        depot.tell(0, Outcome(0, VALUE, 0, seconds=1e-6))
+        assert depot.sizes()[8:] == [100]
+        depot.work_off(1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch": False},
+        {"timeout_seconds": 60},
+        {"crash_retries": 0},
+        {"resources": {"cpu": 1}},
+        {"dask_options": {"priority": 1}},
+    ],
+)
+@tiny
+def test_some_always_travel_alone(options: dict[str, Any]) -> None:
+    alone = echo.with_options(**options)
+    with Depot() as depot:
+        for number in range(4):
+            echo.submit(number)
+        alone.submit(4)
+        for number in range(5, 9):
+            echo.submit(number)
+        alone.submit(9)
+        depot.work_off()
+        assert depot.sizes() == [1, 1, 2, 1, 4, 1]
+
+
+def test_a_runner_may_want_none_to_travel_together() -> None:
+    depot = Depot()
+    depot.max_batch_seconds = 0
+    with depot:
+        for number in range(10):
+            echo.submit(number)
+        depot.work_off()
+    assert depot.sizes() == [1] * 10
+
+
+def test_a_call_that_gets_longer_is_noticed_at_once() -> None:
+    batching = Batching(0.02)
+    with Depot() as depot:
+        echo.submit()
+        (call,) = depot.batches[0].calls
+        for _ in range(20):
+            batching.learn(call, 1e-5, 0)
+        assert batching.worth(call) == pytest.approx(2e-5)
+        batching.learn(call, 0.1, 0)
+        assert batching.worth(call) is None
+        for _ in range(20):
+            batching.learn(call, 1e-5, 0)
+        assert batching.worth(call) is not None
+        depot.work_off()
+
+
+# What depends on each other
+
+
+@tiny
+def test_a_chain_travels_together() -> None:
+    with Depot() as depot:
+        last = echo.submit(0)
+        for _ in range(20):
+            last = add.submit(last)
+        assert depot.sizes() == [1]
+        depot.work(0)
+        assert depot.sizes() == [1, 20]
+        depot.work(1)
+        assert last.result(0) == 20
+
+
+@tiny
+def test_calls_go_with_all_that_they_need_or_wait() -> None:
+    with Depot() as depot:
+        depot_is_busy = [echo.submit(None), echo.submit(None)]
+        one, two = echo.submit([1]), echo.submit([2])
+        elsewhere = depot_is_busy[1]
+        both = add.submit(one, two)
+        late = echo.submit([both, elsewhere])
+        depot.work(0)
+        assert depot.names(2) == ["echo-2", "echo-3", "add-0"]
+        depot.work(2)
+        assert both.result(0) == [1, 2]
+        assert len(depot.batches) == 3
+        depot.work_off(1)
+        assert late.result(0) == [[1, 2], None]
+
+
+@tiny
+def test_what_needs_a_call_that_failed_never_begins() -> None:
+    with Depot() as depot:
+        root = echo.submit(0)
+        broken = fail.submit(root)
+        behind = add.submit(broken)
+        far = add.submit(behind)
+        beside = add.submit(root)
+        depot.work(0)
+        assert len(depot.batches[1].calls) == 4
+        outcomes = depot.work(1)
+        assert [(one.index, one.kind) for one in outcomes] == [(0, FAILURE), (1, RETURNED), (2, RETURNED), (3, VALUE)]
+        assert behind.state.name == far.state.name == "UpstreamFailed"
+        assert beside.result(0) == 1
+        assert len(depot.batches) == 2
+        broken.exception()
+
+
+@tiny
+def test_what_needs_a_call_that_is_tried_again_waits_for_that() -> None:
+    tries: list[int] = []
+
+    @task(retries=1)
+    def second_time(value: int) -> int:
+        tries.append(value)
+        if len(tries) == 1:
+            raise ValueError
+        return value + 10
+
+    with Depot() as depot:
+        root = echo.submit(0)
+        late = second_time.submit(root)
+        behind = add.submit(late)
+        depot.work(0)
+        depot.work(1)
+        assert not behind.done()
+        depot.work_off(2)
+        assert behind.result(0) == 11
+
+
+@tiny
+def test_failures_that_are_allowed_come_by_way_of_the_engine() -> None:
+    with Depot() as depot:
+        root = echo.submit(0)
+        broken = fail.submit(root)
+        told = echo.submit(allow_failure(broken))
+        depot.work(0)
+        depot.work_off(1)
+        assert isinstance(told.result(0), ValueError)
+        assert depot.sizes() == [1, 2, 1]
+
+
+@tiny
+def test_what_only_waits_waits_in_the_batch_too() -> None:
+    with Depot() as depot:
+        root = echo.submit(0)
+        broken = fail.submit(root)
+        never = echo.submit(1, wait_for=[broken])
+        then = echo.submit(2, wait_for=[root])
+        depot.work(0)
+        depot.work_off(1)
+        assert then.result(0) == 2
+        assert never.state.name == "UpstreamFailed"
+        broken.exception()
+
+
+@tiny
+def test_parts_and_keywords_and_containers_find_their_values() -> None:
+    @task
+    def gather(*values: Any, **named: Any) -> Any:
+        return values, named
+
+    with Depot() as depot:
+        root = echo.submit({"a": [1, 2], "b": 3})
+        first = echo.submit(root["a"])
+        everything = gather.submit(first, [first, {"deep": root["b"]}], here=first, there=(root["a"][0],))
+        depot.work(0)
+        depot.work_off(1)
+        assert everything.result(0) == (([1, 2], [[1, 2], {"deep": 3}]), {"here": [1, 2], "there": (1,)})
+        assert depot.sizes() == [1, 2]
+
+
+@tiny
+def test_what_can_not_be_packed_takes_its_dependents_along_and_no_others() -> None:
+    with Depot() as depot:
+        root = echo.submit(0)
+        bad = add.submit(root, threading.Lock())
+        behind = add.submit(bad)
+        good = add.submit(root)
+        depot.work(0)
+        depot.work_off(1)
+        assert good.result(0) == 1
+        assert behind.state.name == "UpstreamFailed"
+        assert "can't be pickled" in str(bad.exception())
+
+
+@tiny
+def test_later_calls_do_not_change_what_earlier_ones_returned() -> None:
+    shared = np.zeros(1000)
+
+    @task
+    def count(_: Any) -> Any:
+        shared[:] += 1
+        return shared
+
+    with Depot() as depot:
+        root = echo.submit(0)
+        counts = [count.submit(root) for _ in range(5)]
+        doubled = [add.submit(each, each) for each in counts]
+        depot.work(0)
+        depot.work(1)
+        first = counts[0].result(0)[0]
+        assert [each.result(0)[0] for each in counts] == [first + number for number in range(5)]
+        assert [each.result(0)[0] for each in doubled] == [2 * (first + number) for number in range(5)]
+
+
+@tiny
+def test_a_value_may_be_told_of_after_those_that_needed_it() -> None:
+    with Depot() as depot:
+        futures = [echo.submit(0)]
+        for _ in range(4):
+            futures.append(add.submit(futures[-1]))
+        depot.work(0)
+        batch = depot.batches[1]
+        outcomes: list[Outcome] = []
+        run_batch(batch.body, batch.functions, batch.upstream, outcomes.extend)
+        depot.tell(1, *outcomes[1:])
+        assert not any(future.done() for future in futures[1:])
+        depot.tell(1, outcomes[0])
+        assert [future.result(0) for future in futures] == [0, 1, 2, 3, 4]
+        assert len(depot.batches) == 2
+
+
+@tiny
+def test_a_value_that_is_lost_is_made_again_and_what_came_of_it_counts() -> None:
+    with Depot() as depot:
+        root = echo.submit(0)
+        large, small = add.submit(root, 1), echo.submit(None)
+        behind = add.submit(large, 1)
+        depot.work(0)
+        assert depot.names(2) == ["add-0", "add-1"]
+        depot.tell(2, Outcome(1, VALUE, 2), Outcome(0, LOST, "signal 9"))
+        depot.work_off(1)
+        assert (large.result(0), behind.result(0), small.result(0)) == (1, 2, None)
+        assert depot.sizes() == [1, 1, 2, 1]
+
+
+@tiny
+def test_what_came_of_a_call_whose_need_was_cancelled_is_forgotten() -> None:
+    with Depot() as depot:
+        root = echo.submit(0)
+        middle = add.submit(root, 1)
+        last = add.submit(middle, 1)
+        depot.work(0)
+        depot.tell(1, Outcome(1, VALUE, 2))
+        assert middle.cancel()
+        depot.tell(1, Outcome(0, VALUE, 1))
+        assert last.state.name == "Cancelled"
+        assert sum(depot.sizes()) == 3
+
+
+# Crashes
+
+
+@tiny
+def test_nobody_knows_who_killed_a_worker_so_each_goes_alone() -> None:
+    with Depot() as depot:
+        futures = [echo.submit(number) for number in range(7)]
+        depot.work(0)
+        assert depot.sizes() == [1, 1, 5]
+        depot.tell(2, Outcome(0, VALUE, 2), *(Outcome(index, LOST, "signal 9") for index in range(1, 5)))
+        depot.work(1)
+        depot.work_off(3)
+        assert depot.sizes() == [1, 1, 5, 1, 1, 1, 1]
+        assert [future.result(0) for future in futures] == list(range(7))
+
+
+@tiny
+def test_who_is_known_to_have_killed_it_pays() -> None:
+    with Depot() as depot:
+        [echo.submit(number) for number in range(2)]
+        guilty, innocent = echo.with_options(crash_retries=1).submit(2), echo.submit(3)
+        depot.work(0)
+        depot.tell(2, Outcome(0, CRASHED, "signal 9"), Outcome(1, RETURNED))
+        assert not guilty.done()
+        depot.work(1)
+        assert depot.sizes()[3:] == [1, 1]
+        depot.tell(3, Outcome(0, CRASHED, "signal 9"))
+        depot.work(4)
+        assert "signal 9" in str(guilty.exception(0))
+        assert innocent.result(0) == 3
+
+
+# What is not wanted any more
+
+
+@tiny
+def test_a_call_that_is_cancelled_has_the_rest_given_back() -> None:
+    with Depot() as depot:
+        futures = [echo.submit(number) for number in range(6)]
+        depot.work(0)
+        assert depot.sizes() == [1, 1, 4]
+        assert futures[4].cancel()
+        assert futures[5].cancel()
+        assert (depot.recalled, depot.cancelled) == ([depot.batches[2]], [])
+        depot.tell(2, Outcome(0, VALUE, 2), Outcome(1, RETURNED), Outcome(2, RETURNED), Outcome(3, RETURNED))
+        depot.work(1)
+        depot.work_off(3)
+        assert [future.result(0) for future in futures[:4]] == [0, 1, 2, 3]
+        assert sum(depot.sizes()) == 7, "those that were cancelled were not sent again"
+
+
+def test_a_cancel_waits_until_what_was_sent_can_not_begin_any_more() -> None:
+    class Slow(Depot):
+        def cancel(self, batch: Batch) -> bool:
+            threading.Thread(target=self.give_back, args=(batch,)).start()
+            return True
+
+        def give_back(self, batch: Batch) -> None:
+            time.sleep(0.05)
+            returned.append(batch)
+            self.host.report(batch, [Outcome(0, RETURNED)])
+
+    returned: list[Batch] = []
+    with Slow() as depot:
+        echo.submit(0)
+        waiting = echo.submit(1)
+        assert waiting.cancel()
+        assert returned == [depot.batches[1]]
+        depot.work(0)
+
+
+@tiny
+def test_a_running_call_is_stopped_once_the_others_are_safe() -> None:
+    with Depot() as depot:
+        futures = [echo.submit(number) for number in range(5)]
+        depot.work(0)
+        depot.tell(2, Outcome(1, STARTED))
+        assert futures[3].cancel()
+        assert not depot.cancelled
+        depot.tell(2, Outcome(0, VALUE, 2), Outcome(2, RETURNED))
+        assert depot.cancelled == [depot.batches[2]]
+        depot.tell(2, Outcome(1, CRASHED, "stopped"))
+        depot.work(1)
+        depot.work_off(3)
+        assert futures[4].result(0) == 4
+
+
+@tiny
+def test_a_chain_that_is_cancelled_in_its_middle() -> None:
+    with Depot() as depot:
+        futures = [echo.submit(0)]
+        for _ in range(9):
+            futures.append(add.submit(futures[-1]))
+        depot.work(0)
+        futures[5].cancel()
+        depot.work(1)
+        assert [future.state.name for future in futures] == ["Completed"] * 5 + ["Cancelled"] * 5
+        assert len(depot.batches) == 2
+
+
+# What the worker says, and when
+
+
+class Ear:
+    """Takes outcomes, and lets a test wait for them."""
+
+    def __init__(self) -> None:
+        self.heard: list[list[tuple[int, OutcomeKind]]] = []
+        self.changed = threading.Condition()
+
+    def __call__(self, outcomes: Sequence[Outcome]) -> None:
+        with self.changed:
+            self.heard.append([(outcome.index, outcome.kind) for outcome in outcomes])
+            self.changed.notify_all()
+
+    def all(self) -> list[tuple[int, OutcomeKind]]:
+        return [item for heard in self.heard for item in heard]
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(condition, 10)
+
+
+def test_short_calls_are_told_of_together() -> None:
+    ear = Ear()
+    teller = Teller(ear, 3, patience=60)
+    for index in range(3):
+        assert teller.may_begin(index)
+        teller.started(index)
+        teller.add([Outcome(index, VALUE)])
+    teller.end()
+    assert [item for item in ear.all() if item[1] is not STARTED] == [(index, VALUE) for index in range(3)]
+
+
+def test_of_a_longer_call_it_is_told_that_it_runs_and_what_was_before_it() -> None:
+    ear = Ear()
+    teller = Teller(ear, 2, patience=60)
+    teller.may_begin(0)
+    teller.started(0)
+    teller.add([Outcome(0, VALUE)])
+    teller.may_begin(1)
+    teller.started(1)
+    ear.wait(lambda: (1, STARTED) in ear.all())
+    assert (0, VALUE) in ear.all()
+    teller.add([Outcome(1, VALUE)])
+    teller.end()
+    assert ear.all()[-1] == (1, VALUE)
+
+
+def test_what_waits_behind_a_long_call_is_given_back_while_that_runs() -> None:
+    ear = Ear()
+    teller = Teller(ear, 3, patience=0.03)
+    teller.may_begin(0)
+    teller.started(0)
+    ear.wait(lambda: (2, RETURNED) in ear.all())
+    assert (1, RETURNED) in ear.all()
+    assert not teller.may_begin(1)
+    teller.add([Outcome(0, VALUE)])
+    teller.end()
+    assert ear.all().count((0, STARTED)) == 1
+    assert ear.all().count((1, RETURNED)) == 1
+    assert ear.all()[-1] == (0, VALUE)
+
+
+def test_large_results_do_not_wait() -> None:
+    ear = Ear()
+    teller = Teller(ear, 2, patience=60)
+    teller.may_begin(0)
+    teller.add([Outcome(0, VALUE, size=10_000_000)])
+    assert ear.heard == [[(0, VALUE)]]
+    teller.end()
+    assert ear.heard[1:] == [[(1, RETURNED)]]
+
+
+def test_what_calls_log_is_sent_at_once_and_after_what_was_before_it() -> None:
+    ear = Ear()
+    teller = Teller(ear, 2, patience=60)
+    teller.may_begin(0)
+    teller.add([Outcome(0, VALUE)])
+    teller.may_begin(1)
+    teller.add([Outcome(1, OutcomeKind.RECORD)])
+    assert ear.heard == [[(0, VALUE), (1, OutcomeKind.RECORD)]]
+    teller.end()
+
+
+class Book:
+    """A ledger that writes down what it is told."""
+
+    def __init__(self, last: int, room: int = 100) -> None:
+        self.last, self.room = last, room
+        self.entries: list[Any] = []
+
+    def begin(self, index: int) -> bool:
+        self.entries.append(("begin", index))
+        return index <= self.last
+
+    def note(self, outcome: Outcome) -> bool:
+        self.entries.append(("note", outcome.index))
+        return len(self.entries) < self.room
+
+    def turn(self) -> None:
+        self.entries.append("turn")
+
+    def sent(self) -> None:
+        self.entries.append("sent")
+
+
+def test_a_ledger_knows_what_is_to_be_sent() -> None:
+    ear, book = Ear(), Book(last=0)
+    teller = Teller(ear, 3, 60, book)
+    assert teller.may_begin(0)
+    teller.add([Outcome(0, VALUE)])
+    assert not teller.may_begin(1)
+    teller.end()
+    assert book.entries == [("begin", 0), ("note", 0), ("begin", 1), "turn", "sent"]
+    assert ear.heard == [[(0, VALUE), (1, RETURNED), (2, RETURNED)]]
+
+
+def test_a_ledger_that_is_full_has_everything_sent() -> None:
+    ear, book = Ear(), Book(last=9, room=1)
+    teller = Teller(ear, 2, 60, book)
+    teller.may_begin(0)
+    teller.add([Outcome(0, VALUE)])
+    assert ear.heard == [[(0, VALUE)]]
+    teller.end()
+
+
+def test_a_call_that_holds_up_others_is_known_to_be_long() -> None:
+    with Depot() as depot:
+        for number in range(12):
+            echo.submit(number)
+        depot.work(0)
+        assert depot.sizes() == [1, 1, 10]
+        depot.tell(2, Outcome(3, STARTED), *(Outcome(i, RETURNED, seconds=0.05 * (i == 4)) for i in range(4, 10)))
+        depot.tell(2, *(Outcome(index, VALUE, index) for index in range(3)))
+        assert depot.sizes() == [1, 1, 10]
+        depot.tell(1, Outcome(0, VALUE, 1, seconds=0.05))
+        assert depot.sizes() == [1, 1, 10, 1], "they are long now"
+        depot.tell(2, Outcome(3, VALUE, 3, seconds=0.5))
+        depot.work_off(3)
+
+
+# Races
+
+
+class Careless(TaskRunner):
+    """Runs batches on threads; loses some outcomes, gives some batches back, tells the rest in pieces."""
+
+    capabilities = Capabilities(streams=True, cancel="cooperative")
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.losses: Counter[str] = Counter()
+        self.largest = 0
+
+    def start(self, host: Host) -> None:
+        self.host = host
+        self.pool = ThreadPoolExecutor(3)
+
+    def slots(self) -> int:
+        return 3
+
+    def submit(self, batch: Batch) -> None:
+        self.largest = max(self.largest, len(batch.calls))
+        fate, pause, cut = self.dice.random(), self.dice.random() * 0.002, self.dice.random()
+        self.pool.submit(self._run, batch, fate, pause, cut)
+
+    def _run(self, batch: Batch, fate: float, pause: float, cut: float) -> None:
+        time.sleep(pause)
+        count = len(batch.calls)
+        if fate < 0.1:
+            self.host.report(batch, [Outcome(index, RETURNED) for index in range(count)])
+            return
+        news: list[Outcome] = []
+        run_batch(batch.body, batch.functions, batch.upstream, news.extend)
+        if fate < 0.3:
+            kept = news[: int(cut * len(news))]
+            told = {outcome.index for outcome in kept if outcome.kind >= VALUE}
+            lost = [Outcome(index, LOST, "bad luck") for index in range(count) if index not in told]
+            self.losses.update(batch.calls[outcome.index].future.name for outcome in lost)
+            self.host.report(batch, [*kept, *lost])
+            return
+        if fate < 0.6:
+            # Large values are told of last.
+            late = {index for index in range(count) if (index * 7 + count) % 5 == 0}
+            news.sort(key=lambda outcome: outcome.kind is VALUE and outcome.index in late)
+        while news:
+            piece, news = news[:7], news[7:]
+            self.host.report(batch, piece)
+
+    def stop(self) -> None:
+        self.pool.shutdown()
+
+
+RUNS: Counter[str] = Counter()
+NUMBERS = itertools.count()
+
+
+@task(crash_retries=100)
+def step(graph: int, number: int, *before: int) -> int:
+    RUNS[f"{graph}/{number}"] += 1
+    if number % 17 == 13:
+        raise ValueError(number)
+    return number + sum(before)
+
+
+def told(future: TaskFuture[int]) -> str:
+    return repr(future.exception() or future.result()).partition(" did not run")[0]
+
+
+def expected(edges: Sequence[Sequence[int]]) -> list[str]:
+    values: dict[int, int] = {}
+    texts = []
+    for number, before in enumerate(edges):
+        if any(other not in values for other in before):
+            texts.append(f"UpstreamFailed('step-{number}")
+        elif number % 17 == 13:
+            texts.append(f"ValueError({number})")
+        else:
+            values[number] = number + sum(values[other] for other in before)
+            texts.append(str(values[number]))
+    return texts
+
+
+@pytest.mark.parametrize("how", ["most", "random"])
+@pytest.mark.parametrize("seed", range(30))
+def test_random_graphs_give_what_they_should(seed: int, how: str) -> None:
+    dice = random.Random(seed)
+    edges = [sorted(dice.sample(range(number), min(number, dice.choice((0, 1, 1, 2))))) for number in range(150)]
+    runner = Careless(seed)
+    me = next(NUMBERS)
+
+    @flow(task_runner=runner)
+    def graph() -> list[str]:
+        futures: list[TaskFuture[int]] = []
+        for number, before in enumerate(edges):
+            futures.append(step.submit(me, number, *(futures[other] for other in before)))
+        return [told(future) for future in futures]
+
+    with batched(how):
+        assert graph() == expected(edges)
+    assert runner.largest > 1
+    for number in range(150):
+        assert RUNS[f"{me}/{number}"] <= 1 + runner.losses[f"step-{number}"], "once, and once for each loss"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_cancels_end_everything(seed: int) -> None:
+    dice = random.Random(seed)
+    runner = Careless(seed)
+
+    @flow(task_runner=runner)
+    def graph() -> list[str]:
+        futures: list[TaskFuture[int]] = []
+        for number in range(120):
+            before = dice.sample(range(number), min(number, dice.choice((0, 1, 2))))
+            futures.append(step.submit(0, number, *(futures[other] for other in before)))
+            if dice.random() < 0.1:
+                dice.choice(futures).cancel()
+        for future in futures:
+            future.wait()
+        return [future.state.name for future in futures]
+
+    with batched("most"):
+        names = set(graph())
+    assert names <= {"Completed", "Failed", "UpstreamFailed", "Cancelled"}

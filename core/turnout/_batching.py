@@ -1,0 +1,162 @@
+"""Which calls travel together: as many as are worth the way, and no more than shall wait for each other.
+
+A backend takes a tenth of a millisecond (processes) to some milliseconds (Dask) for a batch, whatever is in it. So
+calls that take microseconds go by the hundred, and calls that take longer than the way costs go alone. How long they
+take is measured: where they run, by the function.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from ._call import Call
+from ._ending import PENDING
+
+__all__ = ["Batching"]
+
+# What a call costs on the worker besides its body, in seconds; and each byte of what it returns.
+_OVERHEAD: Final = 10e-6
+_PER_BYTE: Final = 2e-9
+# Less work than this, in seconds, is not worth being spread over several workers.
+_LEAST: Final = 0.002
+# How many calls may travel together at most.
+_MOST: Final = 2000
+# How much the last measurement counts beside those before: more if calls got longer, for that can cost more.
+_WEIGHT: Final = 0.3
+_WEIGHT_OF_MORE: Final = 0.5
+# Of how many functions measurements are kept.
+_KNOWN: Final = 10_000
+
+
+def measured(seconds: float | None) -> float | None:
+    """Return how long a call is thought to take of which it is known, or not, how long others of its function took."""
+    return seconds
+
+
+# Tests put others in its place.
+guess: Callable[[float | None], float | None] = measured
+
+
+class Batching:
+    """What one started runner knows of how long calls take, and what follows for those that wait.
+
+    Parameters
+    ----------
+    max_seconds
+        How much work may travel together, in seconds; 0 for no more than one call.
+    """
+
+    def __init__(self, max_seconds: float) -> None:
+        self.max_seconds = max_seconds
+        # By the id of the function, which is held, so that no other gets it.
+        self._paces: dict[int, tuple[Callable[..., Any], list[float]]] = {}
+
+    def learn(self, call: Call, seconds: float, size: int) -> None:
+        """Take note of how long a call took, and how many bytes it returned."""
+        function = call.task.fn
+        seconds += size * _PER_BYTE
+        known = self._paces.get(id(function))
+        if known is None:
+            if len(self._paces) >= _KNOWN:
+                self._paces.clear()
+            self._paces[id(function)] = (function, [seconds])
+            return
+        pace = known[1]
+        pace[0] += (seconds - pace[0]) * (_WEIGHT_OF_MORE if seconds > pace[0] else _WEIGHT)
+
+    def worth(self, call: Call) -> float | None:
+        """Return how many seconds a call is expected to take, or None if it must travel alone."""
+        task = call.task
+        if task.travels_alone or task.is_async or not task.crash_retries or call.trouble is not None:
+            return None
+        known = self._paces.get(id(task.fn))
+        seconds = guess(None if known is None else known[1][0])
+        if seconds is None or 2 * (seconds + _OVERHEAD) > self.max_seconds:
+            return None
+        return seconds + _OVERHEAD
+
+    def is_long(self, call: Call) -> bool:
+        """Return whether a call is known to be one that goes alone, for all that it takes."""
+        return not self.max_seconds or (id(call.task.fn) in self._paces and self.worth(call) is None)
+
+    def fill(
+        self, calls: list[Call], first: Callable[[], Call | None], queue: list[tuple[int, Call]], slots: int
+    ) -> None:
+        """Move from the queue to a batch what may travel with its first call.
+
+        Parameters
+        ----------
+        calls
+            The first call; others are added.
+        first
+            Returns the first call of the queue, if there is one that is wanted.
+        queue
+            A heap.
+        slots
+            How many calls can run at once.
+        """
+        worth = self.worth(calls[0])
+        total = 0.0
+        # What is independent is spread over the slots, in portions that get smaller towards the end.
+        share = 1 + len(queue) // (2 * slots)
+        while worth is not None:
+            total += worth
+            if len(calls) >= _MOST or total >= self.max_seconds or (len(calls) >= share and total >= _LEAST):
+                return
+            call = first()
+            worth = self.worth(call) if call is not None else None
+            if call is not None and worth is not None:
+                calls.append(call)
+                heapq.heappop(queue)
+
+    def grow(self, calls: list[Call]) -> list[Call]:
+        """Add to a batch what waits for nothing but calls of it; return what was added."""
+        if not any(call.future._dependents for call in calls):
+            return []
+        worths = [self.worth(call) for call in calls]
+        if None in worths:
+            return []
+        added: list[Call] = []
+        total = sum(worth for worth in worths if worth is not None)
+        missing: dict[Call, int] = {}
+        ready: list[tuple[int, Call]] = []
+        for call in calls:
+            _release(call, missing, ready)
+        while ready and len(calls) + len(added) < _MOST and total < self.max_seconds:
+            _, call = heapq.heappop(ready)
+            worth = self._worth_of_dependent(call)
+            if worth is not None:
+                total += worth
+                added.append(call)
+                _release(call, missing, ready)
+        if added:
+            calls += added
+            # What a call needs was submitted before it.
+            calls.sort(key=_seq)
+        return added
+
+    def _worth_of_dependent(self, call: Call) -> float | None:
+        if call.future._type is not PENDING or call.attempt or call.task.run_name is not None:
+            return None
+        return self.worth(call)
+
+
+def _seq(call: Call) -> int:
+    return call.seq
+
+
+def _release(call: Call, missing: dict[Call, int], ready: list[tuple[int, Call]]) -> None:
+    """Note that a call is in the batch; add to ``ready`` what waits for nothing else any more.
+
+    Without a lock: a dependency that ends meanwhile elsewhere can only make a count too high here, and then the
+    dependent is left to be sent in its turn.
+    """
+    dependents: Sequence[Call] = call.future._dependents or ()
+    for dependent in tuple(dependents):
+        if dependent.dispatcher is call.dispatcher:
+            left = missing.get(dependent, dependent.pending) - 1
+            missing[dependent] = left
+            if left == 0:
+                heapq.heappush(ready, (dependent.seq, dependent))

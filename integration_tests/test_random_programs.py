@@ -1,0 +1,204 @@
+"""Random programs on real workers: results, states, and how often each body ran, beside what a simple count says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from turnout import TaskFuture, TaskRunner, allow_failure, flow, task
+from turnout.errors import CrashedRun, UpstreamFailed
+from turnout.registry import resolve
+from turnout.testing._batches import batched
+
+KINDS: Final = ("value", "value", "value", "value", "fails", "fails once", "slow", "dies once", "dies")
+LARGE: Final = 100_000
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a program: what it does, and which earlier ones it needs in which way."""
+
+    kind: str
+    needs: tuple[int, ...]
+    waits: tuple[int, ...]
+    allows: tuple[int, ...]
+
+
+@st.composite
+def programs(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> list[Step]:
+    """Draw a program of up to sixty calls."""
+    steps: list[Step] = []
+    for number in range(draw(st.integers(5, 60))):
+        others = (
+            st.lists(st.integers(max(0, number - 12), number - 1), max_size=2, unique=True) if number else st.just([])
+        )
+        drawn = draw(others)
+        roles = [draw(st.sampled_from(("needs", "needs", "needs", "waits", "allows"))) for _ in drawn]
+
+        def of(role: str, drawn: list[int] = drawn, roles: list[str] = roles) -> tuple[int, ...]:
+            return tuple(other for other, its in zip(drawn, roles, strict=True) if its == role)
+
+        steps.append(Step(draw(st.sampled_from(kinds)), of("needs"), of("waits"), of("allows")))
+    return steps
+
+
+def expected(program: Sequence[Step]) -> list[str | int]:
+    """Return the value of each call, or how it fails, worked out one after the other."""
+    known: list[str | int] = []
+    for number, step in enumerate(program):
+        if any(isinstance(known[other], str) for other in step.needs + step.waits):
+            known.append("UpstreamFailed")
+        elif step.kind == "fails":
+            known.append("ValueError")
+        elif step.kind == "dies":
+            known.append("CrashedRun")
+        else:
+            values = [known[other] for other in step.needs + step.allows]
+            known.append(number + sum(value if isinstance(value, int) else 1000 for value in values))
+    return known
+
+
+@task(crash_retries=2)
+def step(folder: str, number: int, kind: str, *values: Any) -> Any:
+    # A byte for each run, in one go, so that none is lost with the process.
+    path = os.open(f"{folder}/{number}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(path, b".")
+    runs = os.fstat(path).st_size
+    os.close(path)
+    if kind == "dies" or (kind == "dies once" and runs == 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "fails" or (kind == "fails once" and runs == 1):
+        raise ValueError(number)
+    if kind == "slow":
+        time.sleep(0.03)
+    total = number + sum(value["value"] if isinstance(value, dict) else 1000 for value in values)
+    # Some results are too large to come along, some are no plain values.
+    return {"value": total, "weight": bytes(LARGE if number % 11 == 5 else 2000 if number % 5 == 2 else 0)}
+
+
+def told(future: TaskFuture[Any]) -> str | int:
+    error = future.exception()
+    if error is None:
+        value: int = future.result()["value"]
+        return value
+    for cls in (UpstreamFailed, CrashedRun):
+        if isinstance(error, cls):
+            return cls.__name__
+    return type(error).__name__
+
+
+def run(runner: TaskRunner, program: Sequence[Step], folder: str) -> list[str | int]:
+    """Run a program as a flow."""
+
+    @flow(task_runner=runner)
+    def main() -> list[str | int]:
+        futures: list[TaskFuture[Any]] = []
+        for number, one in enumerate(program):
+            needs = [futures[other] for other in one.needs]
+            allowed = [allow_failure(futures[other]) for other in one.allows]
+            waits = [futures[other] for other in one.waits]
+            its = step.with_options(retries=1) if one.kind == "fails once" else step
+            futures.append(its.submit(folder, number, one.kind, *needs, *allowed, wait_for=waits))
+        return [told(future) for future in futures]
+
+    return main()
+
+
+def runs_of(folder: str, number: int) -> int:
+    path = Path(folder, str(number))
+    return path.stat().st_size if path.exists() else 0
+
+
+def check(runner: TaskRunner, program: Sequence[Step], how: str, *, innocents_run_once: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder, batched(how):
+        known = expected(program)
+        assert run(runner, program, folder) == known
+        # A worker that dies may take others of its batch along: each of those runs once more for each death at most.
+        deaths = sum({"dies once": 1, "dies": 3}.get(one.kind, 0) for one in program)
+        spare = 0 if innocents_run_once else deaths
+        for number, (one, outcome) in enumerate(zip(program, known, strict=True)):
+            least = 0 if outcome == "UpstreamFailed" else {"fails once": 2, "dies once": 2, "dies": 3}.get(one.kind, 1)
+            runs = runs_of(folder, number)
+            assert runs <= least + (spare if least else 0), f"call {number} ran {runs} times"
+            assert runs >= least or one.kind.startswith(("dies", "fails once")), f"call {number} ran {runs} times"
+
+
+def held(word: str) -> Iterator[TaskRunner]:
+    runner = resolve(word)
+    with runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[TaskRunner]:
+    yield from held("process?max_workers=2")
+
+
+@pytest.fixture(scope="module")
+def dask() -> Iterator[TaskRunner]:
+    yield from held("dask?n_workers=2")
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[TaskRunner]:
+    yield from held("ray?num_cpus=2")
+
+
+def several(examples: int) -> settings:
+    checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
+    return settings(max_examples=examples, deadline=None, suppress_health_check=checks)
+
+
+HOW: Final = st.sampled_from(("measured", "most", "random"))
+PEACEFUL: Final = tuple(kind for kind in KINDS if "dies" not in kind)
+
+
+@pytest.mark.timeout(300)
+@several(60)
+@given(program=programs(), how=HOW)
+def test_programs_on_processes(process: TaskRunner, program: list[Step], how: str) -> None:
+    check(process, program, how, innocents_run_once=True)
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(400)
+@several(30)
+@given(program=programs(), how=HOW)
+def test_programs_on_dask(dask: TaskRunner, program: list[Step], how: str) -> None:
+    check(dask, program, how, innocents_run_once=False)
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(300)
+@several(30)
+@given(program=programs(PEACEFUL), how=HOW)
+def test_peaceful_programs_on_dask(dask: TaskRunner, program: list[Step], how: str) -> None:
+    check(dask, program, how, innocents_run_once=True)
+
+
+@pytest.mark.cluster
+@pytest.mark.xdist_group("ray")
+@pytest.mark.timeout(400)
+@several(20)
+@given(program=programs(), how=HOW)
+def test_programs_on_ray(ray: TaskRunner, program: list[Step], how: str) -> None:
+    check(ray, program, how, innocents_run_once=False)
+
+
+@pytest.mark.cluster
+@pytest.mark.xdist_group("ray")
+@pytest.mark.timeout(300)
+@several(30)
+@given(program=programs(PEACEFUL), how=HOW)
+def test_peaceful_programs_on_ray(ray: TaskRunner, program: list[Step], how: str) -> None:
+    check(ray, program, how, innocents_run_once=True)
