@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import threading
 import uuid
 from collections.abc import Callable, Mapping
@@ -17,6 +18,11 @@ from ._lifeline import Lifeline
 from ._mailbox import Mailbox
 
 __all__ = ["Connection", "Settings", "connect"]
+
+logger = logging.getLogger("turnout")
+
+# How often to ask for the actor that takes news.
+_TRIES: Final = 3
 
 
 class Settings(NamedTuple):
@@ -48,7 +54,7 @@ class Connection:
     ) -> None:
         self.settings = settings
         self.cluster = Cluster()
-        self.mailbox_name = f"turnout-{uuid.uuid4().hex}"
+        self.mailbox_name = ""
         self.mailbox: Any = None
         self.users: list[Callable[[str], None]] = []
         self.lost: str | None = None
@@ -60,7 +66,13 @@ class Connection:
         self._lifeline = Lifeline(watched, self.cluster, self._lose)
 
     def open(self) -> None:
-        """Start what belongs to it, without waiting for that."""
+        """Start what belongs to it.
+
+        Raises
+        ------
+        RunnerStartError
+            If Ray starts no actor.
+        """
         from ._library import ray
 
         self.cluster.look()
@@ -68,7 +80,21 @@ class Connection:
             self._scripts.enter_context(scripts_by_value())
         self._lifeline.start()
         actor = ray.remote(num_cpus=0, max_concurrency=10_000, max_restarts=0)(Mailbox)
-        self.mailbox = actor.options(name=self.mailbox_name, **_beside_the_driver()).remote()
+        # Time limits begin when the mailbox tells that a call has begun: it has to be there. On a cluster that others
+        # have just used, Ray was seen to answer that the actor's creation was cancelled.
+        for tries_left in reversed(range(_TRIES)):
+            self.mailbox_name = f"turnout-{uuid.uuid4().hex}"
+            self.mailbox = actor.options(name=self.mailbox_name, **_beside_the_driver()).remote()
+            try:
+                ray.get(self.mailbox.ready.remote(), timeout=self.settings.connect_timeout)
+                return
+            except Exception as error:
+                if not tries_left:
+                    raise RunnerStartError(
+                        f"Ray starts no actor for news of running tasks ({type(error).__name__}: {error}). Look into "
+                        "the logs of Ray's head node, and whether its workers can start."
+                    ) from error
+                logger.debug("Ray did not start the mailbox.", exc_info=True)
 
     def close(self) -> None:
         """End it, if it is not the user's. Twice is fine."""

@@ -26,6 +26,9 @@ class Mailbox:
     def __init__(self) -> None:
         self._boxes: dict[str, _Box] = {}
 
+    async def ready(self) -> None:
+        """Answer, which shows that it is there."""
+
     async def put(self, channel: str, number: int, position: int, outcomes: bytes) -> None:
         """Leave a message."""
         self._box(channel).add(Message(number, position, outcomes))
