@@ -344,6 +344,33 @@ def test_a_node_that_dies_costs_its_calls_one_run(runner: RayTaskRunner, nodes: 
     del stays_there
 
 
+ONE_AFTER_THE_OTHER = """
+import sys
+from turnout import flow, get_run_logger, task
+from turnout_runners.ray import RayTaskRunner
+
+@task
+def double(number):
+    get_run_logger().info("doubling")
+    return 2 * number
+
+@flow
+def main():
+    return double.map(range(3))
+
+for runner in (RayTaskRunner(num_cpus=1), RayTaskRunner(sys.argv[1])):
+    print(main.with_options(task_runner=runner)())
+"""
+
+
+def test_a_ray_of_our_own_and_then_one_of_others(nodes: Nodes, tmp_path: Path) -> None:
+    """The first wants a token; if Ray went on to want one of the second, its head node would take us for dead."""
+    script = tmp_path / "one_after_the_other.py"
+    script.write_text(ONE_AFTER_THE_OTHER)
+    done = subprocess.run([sys.executable, str(script), nodes.address], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "[0, 2, 4]\n[0, 2, 4]\n"), done.stderr
+
+
 IN_TWO_PARTS = """
 import sys, time
 from turnout import flow, task

@@ -74,6 +74,7 @@ def start(settings: Settings) -> tuple[Callable[[], None], list[tuple[str, int]]
         for name, value in set_by_ray.items():
             if os.environ.get(name) == value:
                 _restore(name, variables.get(name))
+        _forget_token()
 
     return stop, places_in_use()
 
@@ -150,6 +151,21 @@ def _private_token() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=False)
         path.write_text(generate_new_authentication_token())
+
+
+def _forget_token() -> None:
+    """Have Ray read its settings anew, once the variables are what they were.
+
+    Else this process would want a token of every Ray that it connects to later: the head node of one without could not
+    answer its questions, would take it for dead, and end its actors.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from ray import _raylet
+
+        compiled: Any = _raylet
+        config, loader = compiled.Config, compiled.AuthenticationTokenLoader
+        config.initialize("")
+        loader.instance().reset_cache()
 
 
 @contextlib.contextmanager
