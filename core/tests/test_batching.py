@@ -144,6 +144,15 @@ def test_large_results_are_work_too() -> None:
         depot.work_off(1)
 
 
+def test_what_stays_where_it_was_made_travels_alone() -> None:
+    with Depot() as depot:
+        for number in range(20):
+            echo.submit(number)
+        depot.tell(0, Outcome(0, VALUE, 0, seconds=0.0, size=100_000))
+        assert depot.sizes() == [1, 1, 1]
+        depot.work_off(1)
+
+
 def test_work_is_spread_over_the_slots() -> None:
     with Depot(4) as depot:
         for number in range(8 + 96):

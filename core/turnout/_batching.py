@@ -26,6 +26,8 @@ _MOST: Final = 2000
 # How much the last measurement counts beside those before: more if calls got longer, for that can cost more.
 _WEIGHT: Final = 0.3
 _WEIGHT_OF_MORE: Final = 0.5
+# Calls that return more bytes than this travel alone: such values stay where they were made.
+_LARGE: Final = 64 * 1024
 # Of how many functions measurements are kept.
 _KNOWN: Final = 10_000
 
@@ -61,10 +63,11 @@ class Batching:
         if known is None:
             if len(self._paces) >= _KNOWN:
                 self._paces.clear()
-            self._paces[id(function)] = (function, [seconds])
+            self._paces[id(function)] = (function, [seconds, float(size)])
             return
         pace = known[1]
         pace[0] += (seconds - pace[0]) * (_WEIGHT_OF_MORE if seconds > pace[0] else _WEIGHT)
+        pace[1] += (size - pace[1]) * (_WEIGHT_OF_MORE if size > pace[1] else _WEIGHT)
 
     def worth(self, call: Call) -> float | None:
         """Return how many seconds a call is expected to take, or None if it must travel alone."""
@@ -72,6 +75,8 @@ class Batching:
         if task.travels_alone or task.is_async or not task.crash_retries or call.trouble is not None:
             return None
         known = self._paces.get(id(task.fn))
+        if known is not None and known[1][1] > _LARGE:
+            return None
         seconds = guess(None if known is None else known[1][0])
         if seconds is None or 2 * (seconds + _OVERHEAD) > self.max_seconds:
             return None

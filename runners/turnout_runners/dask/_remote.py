@@ -294,7 +294,10 @@ class Work:
         if outcome.kind is not OutcomeKind.VALUE:
             return outcome
         data = outcome.data
-        is_large = isinstance(data, Parcel) and data.nbytes > LARGE
+        # If its worker dies, Dask makes a value again by running the whole batch; but one of several calls may give
+        # some of them back, and not the same ones each time. What is large there comes along.
+        is_whole = self.header.calls == 1 or self.header.is_async
+        is_large = is_whole and isinstance(data, Parcel) and data.nbytes > LARGE
         # A small one for a batch that goes early, and so follows a single call.
         if is_large or (self.header.may_stay and self.header.calls == 1):
             self._kept[outcome.index] = data
