@@ -402,8 +402,8 @@ class WindowDispatcher(Dispatcher):
     def _took_value(self, batch: Batch, outcome: Outcome, now: float) -> bool:
         """Settle a call that returned a small value; return False if there is more to it.
 
-        Hot path: what `_take_in` does in steps, for the many calls about which nobody wants to know more. It takes half
-        the time, 3 µs of 10 that the driver needs for a tiny call.
+        Hot path: what `_take_in` does in steps, for the many calls about which nobody wants to know more. To take in a
+        tiny call and pack the next takes 8.6 µs with it, and 11 without (medians of four, the machine not idle).
         """
         call: Call = batch.calls[outcome.index]
         plain = type(outcome.data) in PLAIN and not outcome.unlooked

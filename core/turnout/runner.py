@@ -407,14 +407,15 @@ def check_batch_seconds(value: float) -> float:
     Raises
     ------
     RunnerOptionError
-        If it is less than 0, or more than a minute.
+        If it is no number, less than 0, or more than a minute.
 
     Examples
     --------
     >>> check_batch_seconds(0.05)
     0.05
     """
-    if not 0 <= value <= 60:
+    given: object = value
+    if not isinstance(given, (int, float)) or not 0 <= given <= 60:
         raise RunnerOptionError(f"max_batch_seconds={value!r}: give seconds, from 0 (each call alone) to 60.")
     return value
 

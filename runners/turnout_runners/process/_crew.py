@@ -90,24 +90,28 @@ class Crew:
         assignment = self.open.get(id(batch))
         if assignment is None or assignment.stopping:
             return
-        worker = assignment.worker
-        if worker is None or worker.take_back(assignment):
-            self._finish(assignment, assignment.outcomes_of_end(OutcomeKind.RETURNED))
-            return
-        assignment.stopping = True
-        if not worker.is_frozen:
-            worker.freeze()
+        worker = self._has_begun(assignment)
+        if worker is not None:
+            assignment.stopping = True
+            if not worker.is_frozen:
+                worker.freeze()
 
     def recall(self, batch: Batch) -> None:
         """Give back what has not begun of a batch."""
         assignment = self.open.get(id(batch))
         if assignment is None or assignment.stopping:
             return
+        worker = self._has_begun(assignment)
+        if worker is not None:
+            worker.recall(assignment)
+
+    def _has_begun(self, assignment: Assignment) -> Worker | None:
+        """Return the worker that has begun a batch; give one back as a whole that none has."""
         worker = assignment.worker
         if worker is None or worker.take_back(assignment):
             self._finish(assignment, assignment.outcomes_of_end(OutcomeKind.RETURNED))
-        else:
-            worker.recall(assignment)
+            return None
+        return worker
 
     def balance(self) -> None:
         """Give out what waits, move what waits behind a long call to an idle worker, start workers that are needed."""
