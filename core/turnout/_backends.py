@@ -8,6 +8,7 @@ from typing import Final
 
 from ._dispatch import DirectDispatcher, Dispatcher
 from ._inline import InlineDispatcher
+from ._locks import free_in_forks
 from ._packing import PackedFunctions
 from ._window import WindowDispatcher
 from .runner import TaskRunner
@@ -38,7 +39,7 @@ class _Held:
 _held: Final[dict[int, _Held]] = {}
 
 
-_held_lock: Final = threading.Lock()
+_held_lock: Final = free_in_forks(threading.Lock())
 
 
 def hold(runner: TaskRunner) -> Dispatcher:

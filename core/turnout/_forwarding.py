@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TextIO
 
+from ._locks import free_in_forks
 from ._serialization import found_at, pack_function, reference_of
 
 __all__ = ["forwarding", "log_levels", "receive"]
@@ -47,7 +48,7 @@ def forwarding(levels: tuple[int, ...], send: Send) -> Iterator[None]:
                 _replaced.close()
 
 
-_lock: Final = threading.Lock()
+_lock: Final = free_in_forks(threading.Lock())
 _senders: Final[list[Send]] = []
 _replaced: Final = contextlib.ExitStack()
 

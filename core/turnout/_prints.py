@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from ._context import current_scope, get_run_logger
+from ._locks import free_in_forks
 
 __all__ = ["prints_logged"]
 
-_lock: Final = threading.Lock()
+_lock: Final = free_in_forks(threading.Lock())
 _users = 0
 _original: Callable[..., None] = print
 

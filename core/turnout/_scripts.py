@@ -10,10 +10,12 @@ from typing import Final
 
 import cloudpickle  # type: ignore[import-untyped]
 
+from ._locks import free_in_forks
+
 __all__ = ["add_script", "are_scripts_by_value", "scripts_by_value"]
 
 _scripts: Final[list[ModuleType]] = []
-_lock: Final = threading.Lock()
+_lock: Final = free_in_forks(threading.Lock())
 _users = 0
 
 

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 import cloudpickle  # type: ignore[import-untyped]
 
 from ._copies import private_copy
+from ._locks import free_in_forks
 from ._parts import Part, parts
 from .errors import SerializationError
 
@@ -246,7 +247,7 @@ def pack_function(function: Callable[..., Any]) -> tuple[bytes, bytes]:
 
 
 _functions: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
-_functions_lock = threading.Lock()
+_functions_lock = free_in_forks(threading.Lock())
 
 
 def load_function(digest: bytes, blob: bytes, what: str = "The function of a task") -> Callable[..., Any]:

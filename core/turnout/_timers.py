@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -77,6 +78,9 @@ class _Timers:
 
 
 _timers: Final = _Timers()
+if hasattr(os, "register_at_fork"):
+    # What is to be done is the parent's affair, and its thread is not in this process.
+    os.register_at_fork(after_in_child=_timers.__init__)  # type: ignore[misc]  # all of it is made anew
 
 
 def after(delay: float, action: Callable[[], object]) -> Callable[[], None]:
