@@ -23,10 +23,10 @@ def outcomes_for(batch: Batch, left: set[int], error: BaseException, *, cancelle
     cancelled
         Whether we ended it.
     """
-    if cancelled or is_cancellation(error):
+    if cancelled or (is_cancellation(error) and len(batch.calls) == 1):
         return [Outcome(index, OutcomeKind.CRASHED, "it was cancelled") for index in sorted(left)]
-    alone = len(batch.calls) == 1
-    kind = OutcomeKind.LOST if is_death(error) and not alone else OutcomeKind.CRASHED
+    is_open = len(batch.calls) > 1 and (is_death(error) or is_cancellation(error))
+    kind = OutcomeKind.LOST if is_open else OutcomeKind.CRASHED
     return [Outcome(index, kind, told(error)) for index in sorted(left)]
 
 

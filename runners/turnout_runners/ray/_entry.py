@@ -38,7 +38,9 @@ class Entry:
         "_outcomes",
         "_parts",
         "_since",
+        "_was_taken_back",
         "batch",
+        "is_asked_for_rest",
         "is_cancelled",
         "is_recalled",
         "left",
@@ -54,6 +56,9 @@ class Entry:
         self.is_cancelled = False
         # Asked back, because a node was lost, and it may be on its way to that node.
         self.is_recalled = False
+        # Asked for what has not begun of it; all of it, if Ray says that it was cancelled.
+        self.is_asked_for_rest = False
+        self._was_taken_back = False
         # Which calls have no last outcome yet.
         self.left = set(range(len(batch.calls)))
         # Since when it is under way, or its end is waited for.
@@ -89,6 +94,8 @@ class Entry:
         It has not begun, for its worker was dead already: those whose calls must not begin twice tell that they begin.
         Or it was asked back, and had at most just begun.
         """
+        if self._was_taken_back:
+            return not self.is_cancelled
         can_tell = self.is_recalled or not self.batch.may_stay
         return self._may_not_have_begun and can_tell and not self.is_cancelled and not self._parts
 
@@ -104,6 +111,7 @@ class Entry:
         self._since = time.monotonic()
         if isinstance(result, BaseException):
             self._may_not_have_begun = is_death(result) or (self.is_recalled and is_cancellation(result))
+            self._was_taken_back = self.is_asked_for_rest and is_cancellation(result) and not self._parts
             self._outcomes = outcomes_for(self.batch, self.left, result, cancelled=self.is_cancelled)
             # Its last words may have reached the mailbox: whatever is there is brought first.
             self._expected = 0 if self.is_cancelled else post.sweep()

@@ -71,6 +71,11 @@ class NestedRayRunner(TaskRunner):
         """End the worker that runs a batch."""
         return self._pump is not None and self._pump.cancel(batch)
 
+    def recall(self, batch: Batch) -> None:
+        """Have those calls of a batch given back that have not begun."""
+        if self._pump is not None:
+            self._pump.recall(batch)
+
     def fetch(self, stored: Stored) -> Parcel:
         """Bring a value from the object store."""
         return fetched(stored)

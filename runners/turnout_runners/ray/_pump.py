@@ -156,6 +156,21 @@ class Pump:
         ray.cancel(entry.sent.outcomes, force=True)
         return True
 
+    def recall(self, batch: Batch) -> None:
+        """Have those calls of a batch given back that have not begun."""
+        from ._library import ray
+
+        with self._changed:
+            entry = self._by_batch.get(batch)
+            if entry is not None:
+                entry.is_asked_for_rest = True
+        if entry is not None:
+            # Without force: Ray drops a task that waits, and sends the worker of one that runs a signal, see _remote.
+            ray.cancel(entry.sent.outcomes, force=False, recursive=False)
+        else:
+            # It may be in the queue, and then goes back as a whole.
+            self.cancel(batch)
+
     def references(self) -> list[Any]:
         """Return what to wait for."""
         with self._changed:
@@ -320,7 +335,7 @@ class Pump:
         seq = entry.batch.seq
         # Without the post nobody knows what has begun.
         never_began = entry.never_began and not self._post.is_lost
-        if never_began and entry.is_recalled:
+        if never_began and (entry.is_recalled or entry.is_asked_for_rest):
             return for_each(entry.batch, OutcomeKind.RETURNED)
         if never_began:
             self._returned[seq] = times = self._returned.get(seq, 0) + 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import signal
 import sys
 import threading
+import types
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
@@ -12,7 +14,7 @@ from typing import Any, Final
 from turnout._serialization import Parcel
 from turnout._streams import Streams
 from turnout.runner import Outcome, OutcomeKind
-from turnout.worker import run_batch
+from turnout.worker import Ledger, run_batch
 
 from ._nested import NestedRayRunner, wait_for_nested
 from ._news import News
@@ -62,6 +64,10 @@ class _Worker:
         self._async_thread = ThreadPoolExecutor(1, thread_name_prefix="turnout-ray-async")
         self._nested: NestedRayRunner | None = None
         self._code = Code()
+        self._rest: _Rest | None = None
+        self._before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._interrupted)
 
     def run(self, order: Order, values: Sequence[Any]) -> tuple[bytes, dict[int, Parcel] | None]:
         shipment = None if order.shipment is None else bytes(values[order.shipment])
@@ -71,7 +77,8 @@ class _Worker:
         teller = _Teller(order, self._news, self._streams)
         # Before anything of the user's is unpacked, which may end this process.
         self._news.begin(order, teller)
-        work = self._work(completed(order, values), teller)
+        self._rest = rest = _Rest()
+        work = self._work(completed(order, values), teller, rest)
         try:
             with self._streams.text_to(teller.text):
                 if order.is_async:
@@ -79,13 +86,32 @@ class _Worker:
                 else:
                     work()
         finally:
+            self._rest = None
             # What other threads of the batch still log or print is this worker's own affair.
             parts = self._news.end()
         return results(parts, teller.take()), teller.left or None
 
-    def _work(self, order: Order, teller: _Teller) -> Callable[[], None]:
-        nested = self._nested_runner(order.mailbox)
-        return functools.partial(run_batch, order.body, order.blobs(), order.upstream, teller.emit, nested=nested)
+    def _interrupted(self, number: int, frame: types.FrameType | None) -> None:
+        """Take Ray's request to cancel a task that runs here.
+
+        If a batch of ours runs, it is meant for those of its calls that have not begun. It may come too late, and then
+        must not hit another one. A driver that wants a running call to stop has this process ended.
+        """
+        if self._rest is not None:
+            self._rest.is_wanted_back = True
+        elif callable(self._before):
+            self._before(number, frame)
+
+    def _work(self, order: Order, teller: _Teller, rest: _Rest) -> Callable[[], None]:
+        return functools.partial(
+            run_batch,
+            order.body,
+            order.blobs(),
+            order.upstream,
+            teller.emit,
+            nested=self._nested_runner(order.mailbox),
+            ledger=rest,
+        )
 
     def _nested_runner(self, mailbox: str) -> NestedRayRunner:
         """Return the runner for what tasks of one driver submit; always the same, for all that do."""
@@ -103,6 +129,28 @@ class _Worker:
         while not done.done():
             wait_for_nested(done, _LOOK_SECONDS)
         done.result()
+
+
+class _Rest(Ledger):
+    """Whether those calls of a batch are wanted back that have not begun.
+
+    Notes nothing else: what it knew would end with this process.
+    """
+
+    def __init__(self) -> None:
+        self.is_wanted_back = False
+
+    def begin(self, index: int) -> bool:
+        return not self.is_wanted_back
+
+    def note(self, outcome: Outcome) -> bool:
+        return True
+
+    def turn(self) -> None:
+        pass
+
+    def sent(self) -> None:
+        pass
 
 
 class _Teller:

@@ -179,6 +179,11 @@ class RayTaskRunner(TaskRunner):
         """Take a batch back that waits, or end the worker that runs it; other calls don't notice."""
         return self._pump is not None and self._pump.cancel(batch)
 
+    def recall(self, batch: Batch) -> None:
+        """Have those calls of a batch given back that have not begun."""
+        if self._pump is not None:
+            self._pump.recall(batch)
+
     def fetch(self, stored: Stored) -> Parcel:
         """Bring a value from the object store."""
         from ._values import fetched
