@@ -24,8 +24,8 @@ FLOORS: Final = (
     "_version",
     "errors",
     "_state",
-    "_timers",
     "_locks",
+    "_timers",
     "_stop",
     "_resources",
     # What travels.
@@ -69,7 +69,9 @@ FLOORS: Final = (
     "_dispatch",
     "_early",
     "_batching",
+    "_prepared",
     "_inline",
+    "_flight",
     "_window",
     "_backends",
     # What users write.

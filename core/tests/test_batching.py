@@ -19,64 +19,11 @@ from turnout._batching import Batching
 from turnout._together import Teller
 from turnout.runner import Batch, Capabilities, Host, Outcome, OutcomeKind, TaskRunner
 from turnout.testing._batches import batched
+from turnout.testing._depot import Depot
 from turnout.worker import run_batch
 
 STARTED, VALUE, FAILURE = OutcomeKind.STARTED, OutcomeKind.VALUE, OutcomeKind.FAILURE
 CRASHED, LOST, RETURNED = OutcomeKind.CRASHED, OutcomeKind.LOST, OutcomeKind.RETURNED
-
-
-class Depot(TaskRunner):
-    """Collects batches; the test decides what becomes of each."""
-
-    capabilities = Capabilities(streams=True, cancel="kill")
-
-    def __init__(self, size: int = 1) -> None:
-        self.size = size
-        self.batches: list[Batch] = []
-        self.cancelled: list[Batch] = []
-        self.recalled: list[Batch] = []
-
-    def start(self, host: Host) -> None:
-        self.host = host
-
-    def slots(self) -> int:
-        return self.size
-
-    def submit(self, batch: Batch) -> None:
-        self.batches.append(batch)
-
-    def cancel(self, batch: Batch) -> bool:
-        self.cancelled.append(batch)
-        return True
-
-    def recall(self, batch: Batch) -> None:
-        self.recalled.append(batch)
-
-    def stop(self) -> None:
-        pass
-
-    def sizes(self) -> list[int]:
-        return [len(batch.calls) for batch in self.batches]
-
-    def names(self, number: int) -> list[str]:
-        return [call.future.name for call in self.batches[number].calls]
-
-    def tell(self, number: int, *outcomes: Outcome) -> None:
-        self.host.report(self.batches[number], outcomes)
-
-    def work(self, number: int) -> list[Outcome]:
-        """Run a batch as a worker does, and tell what came of it."""
-        batch = self.batches[number]
-        outcomes: list[Outcome] = []
-        run_batch(batch.body, batch.functions, batch.upstream, outcomes.extend)
-        self.host.report(batch, outcomes)
-        return outcomes
-
-    def work_off(self, begin: int = 0) -> None:
-        """Run all batches from one on, and those that follow from them."""
-        while begin < len(self.batches):
-            self.work(begin)
-            begin += 1
 
 
 @pytest.fixture
@@ -254,6 +201,21 @@ def test_calls_go_with_all_that_they_need_or_wait() -> None:
         assert len(depot.batches) == 3
         depot.work_off(1)
         assert late.result(0) == [[1, 2], None]
+
+
+def test_what_waits_behind_calls_that_are_given_back_is_recalled_where_order_counts() -> None:
+    for size, recalled in ((1, True), (2, False)):
+        with Depot(size) as depot:
+            futures = [echo.submit(number) for number in range(2 * size + 5)]
+            for number in range(2 * size):
+                depot.tell(number, Outcome(0, VALUE, 0, seconds=0.0))
+            futures += [echo.submit(number) for number in range(5)]
+            first, second = 2 * size, 2 * size + 1
+            assert len(depot.batches[second].calls) == 1
+            depot.tell(first, Outcome(0, STARTED), Outcome(1, RETURNED, seconds=0.04))
+            assert (depot.batches[second] in depot.recalled) is recalled
+            depot.work_off(first)
+            assert all(future.done() for future in futures)
 
 
 @tiny

@@ -58,16 +58,20 @@ class Batching:
     def learn(self, call: Call, seconds: float, size: int) -> None:
         """Take note of how long a call took, and how many bytes it returned."""
         function = call.task.fn
-        seconds += size * _PER_BYTE
         known = self._paces.get(id(function))
+        if size:
+            seconds += size * _PER_BYTE
         if known is None:
             if len(self._paces) >= _KNOWN:
                 self._paces.clear()
             self._paces[id(function)] = (function, [seconds, float(size)])
             return
         pace = known[1]
-        pace[0] += (seconds - pace[0]) * (_WEIGHT_OF_MORE if seconds > pace[0] else _WEIGHT)
-        pace[1] += (size - pace[1]) * (_WEIGHT_OF_MORE if size > pace[1] else _WEIGHT)
+        more = seconds - pace[0]
+        pace[0] += more * (_WEIGHT_OF_MORE if more > 0 else _WEIGHT)
+        more = size - pace[1]
+        if more:
+            pace[1] += more * (_WEIGHT_OF_MORE if more > 0 else _WEIGHT)
 
     def worth(self, call: Call) -> float | None:
         """Return how many seconds a call is expected to take, or None if it must travel alone."""
@@ -123,23 +127,32 @@ class Batching:
         worths = [self.worth(call) for call in calls]
         if None in worths:
             return []
-        added: list[Call] = []
-        total = sum(worth for worth in worths if worth is not None)
-        missing: dict[Call, int] = {}
-        ready: list[tuple[int, Call]] = []
-        for call in calls:
-            _release(call, missing, ready)
-        while ready and len(calls) + len(added) < _MOST and total < self.max_seconds:
-            _, call = heapq.heappop(ready)
-            worth = self._worth_of_dependent(call)
-            if worth is not None:
-                total += worth
-                added.append(call)
-                _release(call, missing, ready)
+        added = self._dependents(calls, sum(worth for worth in worths if worth is not None), len(calls))
         if added:
             calls += added
             # What a call needs was submitted before it.
             calls.sort(key=_seq)
+        return added
+
+    def behind(self, calls: Sequence[Call]) -> list[Call]:
+        """Return what may travel together and waits for nothing but these calls, in order of submission."""
+        return sorted(self._dependents(calls, 0.0, 0), key=_seq)
+
+    def _dependents(self, calls: Sequence[Call], total: float, count: int) -> list[Call]:
+        """Return what may go along with, or behind, calls that are worth so many seconds."""
+        added: list[Call] = []
+        missing: dict[Call, int] = {}
+        ready: list[tuple[int, Call]] = []
+        for call in calls:
+            _release(call, missing, ready)
+        while ready and count < _MOST and total < self.max_seconds:
+            _, call = heapq.heappop(ready)
+            worth = self._worth_of_dependent(call)
+            if worth is not None:
+                total += worth
+                count += 1
+                added.append(call)
+                _release(call, missing, ready)
         return added
 
     def _worth_of_dependent(self, call: Call) -> float | None:

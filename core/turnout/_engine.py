@@ -387,13 +387,17 @@ class Engine:
             for listener in listeners or ():
                 listener()
         finally:
-            # Arguments and results go now, not when the garbage collector finds that a call and its context hold each
-            # other.
-            call.args = ()
-            call.kwargs = NO_KEYWORDS
-            call.dependencies = None
-            call.context = EMPTY
-            self.open.pop(call, None)
+            self.let_go(call)
+
+    def let_go(self, call: Call) -> None:
+        """Forget a call that is final."""
+        # Arguments and results go now, not when the garbage collector finds that call and context hold each other.
+        call.args = ()
+        call.kwargs = NO_KEYWORDS
+        call.dependencies = None
+        call.context = EMPTY
+        self.open.pop(call, None)
+        if self._gates:
             self.emptied()
 
     def _log_end(self, future: TaskFuture[Any], type_: StateType) -> None:

@@ -107,6 +107,7 @@ class _Runs:
         context: contextvars.Context,
     ) -> None:
         self.shipment = shipment
+        self.jobs = [Job._make(row) for row in shipment.jobs]
         self.functions = functions
         self.upstream = upstream
         self.emit = emit
@@ -121,7 +122,7 @@ class _Runs:
         self._functions: dict[int, Callable[..., Any]] = {}
 
     def run(self, ledger: Ledger | None = None) -> None:
-        jobs = self.shipment.jobs
+        jobs = self.jobs
         is_async = [self.shipment.kinds[job.kind].is_async for job in jobs]
         with self.forwarding():
             if len(jobs) > 1 and not any(is_async):
@@ -140,7 +141,7 @@ class _Runs:
                 index = last
 
     def run_several(self, ledger: Ledger | None) -> None:
-        jobs = self.shipment.jobs
+        jobs = self.jobs
         needed = {index for job in jobs for index in job.needs}
         self.teller = teller = Teller(self.emit, len(jobs), self.shipment.patience, ledger)
         self.emit = teller.add
@@ -148,7 +149,7 @@ class _Runs:
             for index, job in enumerate(jobs):
                 if self.asked_to_stop() or not teller.may_begin(index):
                     break
-                if not self.results.keys() >= set(job.needs):
+                if job.needs and not self.results.keys() >= set(job.needs):
                     # What it needs has failed. The engine knows what that means for it.
                     teller.add([Outcome(index, OutcomeKind.RETURNED)])
                     continue
@@ -163,7 +164,7 @@ class _Runs:
 
     async def run_together(self) -> None:
         with self.forwarding():
-            await self.run_async(range(len(self.shipment.jobs)))
+            await self.run_async(range(len(self.jobs)))
 
     def forwarding(self) -> contextlib.AbstractContextManager[None]:
         # An executor may turn out to be threads of the driver, whose logging needs no help.
@@ -244,7 +245,7 @@ class _Runs:
         return self.value(index, scope, value, begin)
 
     def enter(self, index: int) -> RemoteScope:
-        job = self.shipment.jobs[index]
+        job = self.jobs[index]
         scope = RemoteScope(index, job, self.shipment.kinds[job.kind], self)
         current_scope.set(scope)
         current_tags.set(scope.kind.tags)

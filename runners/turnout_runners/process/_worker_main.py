@@ -190,11 +190,15 @@ class _Reporter:
 
     def emit(self, outcomes: Sequence[Outcome]) -> None:
         """Send outcomes."""
+        ends = False
         for outcome in outcomes:
             if outcome.kind == OutcomeKind.STARTED:
                 self._index = outcome.index
             elif outcome.kind >= OutcomeKind.VALUE:
-                self._outbox.streams.flush()
+                ends = True
+        if ends:
+            # What a call has written is told before its end.
+            self._outbox.streams.flush()
         try:
             frame = self._frame(outcomes)
         except Exception as error:
