@@ -17,7 +17,7 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000)
 # The size with which the largest is compared: at smaller ones a few milliseconds of start still count.
 COMPARED = 10_000
 # A system that is expected to take longer than this, in seconds, is not asked.
-PATIENCE = 240.0
+PATIENCE = 150.0
 
 
 def name(size: int) -> str:

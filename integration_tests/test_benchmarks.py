@@ -343,6 +343,7 @@ CLUSTERS = [name for name in OURS if name not in LOCAL]
         ("stencil", ["turnout-thread"]),
         ("nested", ["turnout-process"]),
         ("imbalance", ["turnout-process", "raw-process-chunks"]),
+        ("metg-stencil", ["turnout-process"]),
         pytest.param("map", CLUSTERS, marks=pytest.mark.cluster),
     ],
 )
