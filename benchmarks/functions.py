@@ -37,6 +37,20 @@ def sleep(seconds: float) -> float:
     return seconds
 
 
+def spin(seconds: float) -> float:
+    """Keep a processor busy, by the clock: it takes as long on a slow one, or one that others want, too."""
+    ends = time.perf_counter() + seconds
+    while time.perf_counter() < ends:
+        pass
+    return seconds
+
+
+def spin_step(seconds: float, left: int, here: int, right: int) -> int:
+    """Advance a cell of a stencil in a given time."""
+    spin(seconds)
+    return step(left, here, right)
+
+
 def hold(gate: threading.Event) -> bool:
     return gate.wait()
 

@@ -15,9 +15,10 @@ import platform
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import functions, usage
+from .granularity import Point
 from .systems import load
 from .workloads import WORKLOADS
 
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Measurement:
-    """What is known of one run of a workload on a system. Times are in seconds, memory is in bytes."""
+    """What is known of one run of a workload on a system. Times are in seconds, memory is in bytes.
+
+    ``driver_before`` and ``driver_kept`` are what the driver held before the work, and when its results were forgotten.
+    """
 
     system: str
     workload: str
@@ -39,12 +43,26 @@ class Measurement:
     per_task_us: float = 0.0
     cpu_s: float = 0.0
     start_s: float = 0.0
+    driver_before: int = 0
     driver_peak: int = 0
+    driver_kept: int = 0
     workers_peak: int = 0
     load: float = 0.0
     seen: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    curve: list[Point] = field(default_factory=list)
     error: str = ""
+    left_out: str = ""
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Measurement:
+        """Return what ``asdict`` and JSON have made a dictionary of."""
+        return cls(**{**values, "curve": [Point(*pair) for pair in values["curve"]]})
+
+    @property
+    def is_good(self) -> bool:
+        """Whether anything was measured."""
+        return not self.error and not self.left_out
 
 
 def measure(system: System, result: Measurement, started: float) -> None:
@@ -53,14 +71,19 @@ def measure(system: System, result: Measurement, started: float) -> None:
     system.gather([system.submit(functions.sleep, 0.01) for _ in range(4 * system.workers)])
     result.start_s = time.perf_counter() - started
     gc.collect()
+    result.driver_before = usage.memory()
     cpu = usage.cpu_seconds()
     began = time.perf_counter()
     done = WORKLOADS[result.workload].body(system, result.n)
     result.wall_s = time.perf_counter() - began
     result.cpu_s = usage.cpu_seconds() - cpu
-    result.tasks, result.seen = done.tasks, done.seen
+    result.tasks, result.seen, result.curve = done.tasks, done.seen, done.curve
     result.per_task_us = result.wall_s / done.tasks * 1e6
-    result.driver_peak, result.workers_peak = usage.peak_memory()
+    peak, result.workers_peak = usage.peak_memory()
+    gc.collect()
+    result.driver_kept = usage.memory()
+    # The kernel counts the two in different ways, and notes a peak some pages late.
+    result.driver_peak = max(peak, result.driver_kept)
 
 
 def versions(system: type[System]) -> dict[str, str]:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .figures import duration, number
 from .systems import load
-from .table import Row, number
+from .table import Row
 from .workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, QUIET, GRID, PAPER = "#1d2b36", "#8a949c", "#e4e6e3", "#fbfaf6"
 OURS, RAW = "#17708c", "#b9875a"
@@ -20,7 +22,6 @@ COLUMNS = 3
 
 def draw(found: Sequence[Row], title: str, folder: Path) -> list[Path]:
     """Write the picture as PNG and SVG, and return the paths."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -35,7 +36,14 @@ def draw(found: Sequence[Row], title: str, folder: Path) -> list[Path]:
         draw_panel(axes, workload, [row for row in found if row.workload == workload and row.good])
     for axes in list(panels)[len(workloads) :]:
         axes.axis("off")
-    paths = [folder / "benchmarks.png", folder / "benchmarks.svg"]
+    return save(figure, folder, "benchmarks")
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write a picture as PNG and SVG, and return the paths."""
+    from matplotlib import rc_context
+
+    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
     with rc_context({"svg.hashsalt": "benchmarks"}):
         for path in paths:
             figure.savefig(path)
@@ -47,7 +55,7 @@ def draw_panel(axes: Axes, workload: str, rows: Sequence[Row]) -> None:
     axes.set_title(f"{workload}: {WORKLOADS[workload].about}", loc="left", size=10.5, color=INK, pad=9)
     axes.set_facecolor(PAPER)
     for place, row in enumerate(reversed(rows)):
-        spread = row.per_task_us
+        spread = row.microseconds
         color = OURS if row.system.startswith("turnout") else RAW
         axes.plot(
             [spread.low, spread.high], [place, place], color=color, linewidth=5, alpha=0.35, solid_capstyle="round"
@@ -58,7 +66,7 @@ def draw_panel(axes: Axes, workload: str, rows: Sequence[Row]) -> None:
         axes.annotate(label, (spread.high, place), (8, 0), textcoords="offset points", va="center", size=9, color=INK)
     axes.set_yticks(range(len(rows)), [row.system for row in reversed(rows)], color=INK, size=9)
     axes.set_ylim(-0.7, len(rows) - 0.3)
-    set_scale(axes, min(row.per_task_us.low for row in rows), max(row.per_task_us.high for row in rows))
+    set_scale(axes, min(row.microseconds.low for row in rows), max(row.microseconds.high for row in rows))
     axes.grid(axis="x", color=GRID)
     axes.set_axisbelow(True)
     axes.tick_params(colors=QUIET, length=0, labelsize=9, which="both")
@@ -76,11 +84,3 @@ def set_scale(axes: Axes, low: float, high: float) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=steps))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda microseconds, _: duration(microseconds)))
     axes.xaxis.set_minor_locator(NullLocator())
-
-
-def duration(microseconds: float) -> str:
-    """Return a time in the unit that suits it."""
-    for size, unit in ((1e6, "s"), (1e3, "ms")):
-        if microseconds >= size:
-            return f"{microseconds / size:.3g} {unit}"
-    return f"{microseconds:.3g} us"

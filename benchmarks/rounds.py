@@ -10,17 +10,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import growth
 from .measure import Measurement
 from .systems import load
 from .workloads import WORKLOADS
 
 TOP = Path(__file__).parents[1]
 SECONDS_FOR_ONE = 300.0
+# How long one that has begun may go on when the time for all is up.
+GRACE = 15.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure. ``seconds`` limits the whole: what is not begun by then is left out."""
+    """What to measure. What is not begun so many ``seconds`` after the start of the whole is left out."""
 
     systems: Sequence[str]
     workloads: Sequence[str]
@@ -30,6 +33,14 @@ class Plan:
     quick: bool = False
     seconds: float | None = None
 
+    def turns(self) -> Iterator[tuple[int, str, str]]:
+        """Yield round, workload and system, in the order in which they are measured."""
+        for repeat in range(self.repeats):
+            for workload in self.workloads:
+                for system in self.systems:
+                    if workload not in load(system).lacks:
+                        yield repeat, workload, system
+
     def amount(self, workload: str) -> int:
         """Return how much of a workload to do."""
         if self.n is not None:
@@ -37,17 +48,21 @@ class Plan:
         return WORKLOADS[workload].quick if self.quick else WORKLOADS[workload].n
 
 
-def run(plan: Plan) -> Iterator[Measurement]:
-    """Measure, and yield each measurement when it is done."""
-    ends = time.monotonic() + (plan.seconds or float("inf"))
-    for repeat in range(plan.repeats):
-        for workload in plan.workloads:
-            for system in plan.systems:
-                if workload in load(system).lacks:
-                    continue
-                if time.monotonic() > ends:
-                    return
-                yield _measure(plan, system, workload, repeat, min(SECONDS_FOR_ONE, 20 + ends - time.monotonic()))
+def run(plan: Plan, began: float) -> Iterator[Measurement]:
+    """Measure, and yield each measurement when it is done; ``began`` is when the whole did, by ``time.monotonic``."""
+    ends = began + (plan.seconds or float("inf"))
+    smaller: dict[tuple[int, str], Measurement] = {}
+    for repeat, workload, system in plan.turns():
+        left = ends - time.monotonic()
+        if left < 0:
+            return
+        if reason := growth.reason_against(workload, smaller.get((repeat, system))):
+            one = Measurement(system, workload, plan.amount(workload), plan.workers, repeat, left_out=reason)
+        else:
+            one = _measure(plan, system, workload, repeat, min(SECONDS_FOR_ONE, GRACE + left))
+        if workload in growth.NAMES:
+            smaller[repeat, system] = one
+        yield one
 
 
 def _measure(plan: Plan, system: str, workload: str, repeat: int, seconds: float) -> Measurement:
@@ -60,4 +75,4 @@ def _measure(plan: Plan, system: str, workload: str, repeat: int, seconds: float
     if ended.returncode:
         reason = (ended.stderr.strip().splitlines() or ["no message"])[-1]
         return Measurement(system, workload, n, plan.workers, repeat, error=f"exit {ended.returncode}: {reason}")
-    return Measurement(**{**json.loads(ended.stdout.splitlines()[-1]), "repeat": repeat})
+    return Measurement.read({**json.loads(ended.stdout.splitlines()[-1]), "repeat": repeat})

@@ -4,41 +4,25 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from . import granularity
+from .figures import Spread, aligned, duration, number, ratio
 from .systems import load
-from .workloads import WORKLOADS
+from .workloads import GROUPS, WORKLOADS
 
 if TYPE_CHECKING:
     from .measure import Measurement
 
-HEADINGS = (
-    *("system", "tasks", "us a task", "quartiles", "CPU s", "driver MB", "workers MB"),
-    *("x raw", "quartiles", "repeats", "notes"),
-)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A median between its quartiles."""
-
-    low: float
-    median: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Return the quartiles of at least one value."""
-        if len(values) == 1:
-            return cls(values[0], values[0], values[0])
-        return cls(*statistics.quantiles(values, n=4, method="inclusive"))
+# The lengths of tasks, in seconds, of which the efficiency is told beside the curve.
+TOLD = (0.01, 0.001, 0.0001)
 
 
 @dataclass(frozen=True)
 class Row:
-    """All measurements of one system on one workload. ``ratio`` compares with the raw backend, repeat by repeat."""
+    """All measurements of one system on one workload. ``ratio`` compares with the raw backend, round by round."""
 
     system: str
     workload: str
@@ -47,9 +31,14 @@ class Row:
     ratio: Spread | None = None
 
     @property
-    def per_task_us(self) -> Spread:
-        """Microseconds a task."""
-        return Spread.of([one.per_task_us for one in self.good])
+    def microseconds(self) -> Spread:
+        """What is told: the time for a task, or METG(50 %)."""
+        return Spread.of([microseconds(one) for one in self.good])
+
+
+def microseconds(one: Measurement) -> float:
+    """Return the figure of a measurement: the time for a task, or METG(50 %) where there is a curve."""
+    return granularity.shortest(one.curve) * 1e6 if one.curve else one.per_task_us
 
 
 def rows(measurements: Iterable[Measurement]) -> list[Row]:
@@ -60,12 +49,11 @@ def rows(measurements: Iterable[Measurement]) -> list[Row]:
     return [_row(grouped, workload, system) for workload, system in grouped]
 
 
-def _row(grouped: dict[tuple[str, str], list[Measurement]], workload: str, system: str) -> Row:
-    good = [one for one in grouped[workload, system] if not one.error]
+def _row(grouped: Mapping[tuple[str, str], list[Measurement]], workload: str, system: str) -> Row:
+    good = [one for one in grouped[workload, system] if one.is_good]
     errors = [one.error for one in grouped[workload, system] if one.error]
-    raw = {one.repeat: one.wall_s for one in grouped.get((workload, load(system).baseline), ()) if not one.error}
-    ratios = [one.wall_s / raw[one.repeat] for one in good if one.repeat in raw]
-    return Row(system, workload, good, errors[0] if errors else "", Spread.of(ratios) if ratios else None)
+    beside = grouped.get((workload, load(system).baseline), ())
+    return Row(system, workload, good, errors[0] if errors else "", ratio(good, beside, microseconds))
 
 
 def text(found: Sequence[Row]) -> str:
@@ -74,38 +62,38 @@ def text(found: Sequence[Row]) -> str:
 
 
 def _section(workload: str, found: Sequence[Row]) -> str:
-    cells = [HEADINGS, *(_cells(row) for row in found if row.workload == workload)]
+    cells = [headings(workload), *(_cells(row) for row in found if row.workload == workload)]
     missing: dict[str, list[str]] = defaultdict(list)
     for system in dict.fromkeys(row.system for row in found):
         if workload in load(system).lacks:
             missing[load(system).lacks[workload]].append(system)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(_aligned(cell, width, index) for index, (cell, width) in enumerate(zip(line, widths, strict=True)))
-        for line in cells
-    ]
-    notes = [f"without {', '.join(systems)}: {reason}" for reason, systems in missing.items()]
-    return "\n".join([f"{workload}: {WORKLOADS[workload].about}", *(f"  {line.rstrip()}" for line in lines + notes)])
+    without = [f"  without {', '.join(systems)}: {reason}" for reason, systems in missing.items()]
+    return "\n".join([f"{workload}: {WORKLOADS[workload].about}", *aligned(cells), *without])
 
 
-def _aligned(cell: str, width: int, index: int) -> str:
-    return cell.ljust(width) if index in (0, len(HEADINGS) - 1) else cell.rjust(width)
+def headings(workload: str) -> tuple[str, ...]:
+    """Return the names of the columns."""
+    figure = "METG us" if workload in GROUPS["metg"] else "us a task"
+    return (
+        *("system", "tasks", figure, "quartiles", "CPU s", "driver MB", "workers MB"),
+        *("x raw", "quartiles", "repeats", "notes"),
+    )
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     if not row.good:
-        return (row.system, *[""] * (len(HEADINGS) - 2), f"FAILED: {row.error}")
-    time, ratio = row.per_task_us, row.ratio
+        return (row.system, *[""] * (len(headings(row.workload)) - 2), f"FAILED: {row.error}")
+    figure, compared = row.microseconds, row.ratio
     return (
         row.system,
         f"{row.good[0].tasks:,}",
-        number(time.median),
-        f"{number(time.low)}-{number(time.high)}",
+        number(figure.median),
+        figure.quartiles,
         f"{_median(row, 'cpu_s'):.2f}",
         f"{_median(row, 'driver_peak') / 1e6:.0f}",
         f"{_median(row, 'workers_peak') / 1e6:.0f}",
-        number(ratio.median) if ratio else "",
-        f"{number(ratio.low)}-{number(ratio.high)}" if ratio else "",
+        number(compared.median) if compared else "",
+        compared.quartiles if compared else "",
         str(len(row.good)),
         notes(row),
     )
@@ -123,17 +111,21 @@ def notes(row: Row) -> str:
         parts.append(f"{kept:,.0f} bytes and {seen['blocks_kept_per_call']:.3f} blocks kept")
     if "import_s" in seen:
         parts.append(f"import {1000 * seen['import_s']:.0f} ms, first result {1000 * seen['first_s']:.0f} ms")
+    parts += _efficiencies(row)
     if row.error:
         parts.append(f"FAILED at times: {row.error}")
     return "; ".join(parts)
 
 
-def number(value: float) -> str:
-    """Return a number with two or three digits that count."""
-    for least, digits in ((100, 0), (10, 1), (0.1, 2)):
-        if value >= least:
-            return f"{value:,.{digits}f}"
-    return f"{value:.2g}"
+def _efficiencies(row: Row) -> Iterable[str]:
+    """Yield how efficient tasks of some lengths were, and whether METG is beyond what was measured."""
+    for length in TOLD:
+        found = [point.efficiency for one in row.good for point in one.curve if point.length == length]
+        if found:
+            yield f"{statistics.median(found):.2f} at {duration(length * 1e6)}"
+    for direction in ("or shorter", "or longer"):
+        if rounds := sum(granularity.is_beyond(one.curve) == direction for one in row.good if one.curve):
+            yield f"{direction} in {rounds} rounds"
 
 
 def _median(row: Row, name: str) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import random
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from . import functions, usage
+from . import functions, granularity, growth, usage
 
 if TYPE_CHECKING:
     from .systems.base import System
@@ -18,6 +19,9 @@ STENCIL_WIDTH = 16
 ARRAY_LENGTH = 8_000_000  # 64 MB of doubles.
 PAYLOAD_STEPS = 10
 NESTED_DEPTH, NESTED_WIDTH = 3, 3
+UNEVEN_MEAN, UNEVEN_SIGMA, UNEVEN_SEED = 0.01, 1.0, 1
+# A row of a stencil of longer tasks takes too long for there to be many rows.
+STENCIL_LENGTHS = [length for length in granularity.LENGTHS if length <= 0.02]
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Done:
 
     tasks: int
     seen: dict[str, float] = field(default_factory=dict)
+    curve: list[granularity.Point] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -71,18 +76,65 @@ def tree(system: System, n: int) -> Done:
 
 
 def stencil(system: System, n: int) -> Done:
-    width, steps = STENCIL_WIDTH, max(1, n // STENCIL_WIDTH)
-    row = [system.submit(functions.same, 1) for _ in range(width)]
-    for _ in range(steps - 1):
-        row = [system.submit(functions.step, row[i - 1], row[i], row[(i + 1) % width]) for i in range(width)]
-    assert system.gather(row) == [steps] * width
-    return Done(width * steps)
+    return Done(rows_of_steps(system, n, lambda *around: system.submit(functions.step, *around)))
+
+
+def rows_of_steps(system: System, n: int, step: Callable[..., Any]) -> int:
+    """Submit rows of steps, each of which takes three of the row before, and return how many steps there were."""
+    width, rows = STENCIL_WIDTH, max(1, n // STENCIL_WIDTH)
+    row = [0] * width
+    for _ in range(rows):
+        row = [step(row[i - 1], row[i], row[(i + 1) % width]) for i in range(width)]
+    assert system.gather(row) == [rows] * width
+    return width * rows
 
 
 def sleep(seconds: float) -> Callable[[System, int], Done]:
     def body(system: System, n: int) -> Done:
         assert system.fan(functions.sleep, [seconds] * n) == [seconds] * n
         return Done(n, {"ideal_s": seconds * n / system.workers})
+
+    return body
+
+
+def imbalance(system: System, n: int) -> Done:
+    """Sleep for uneven times; the ideal is that of workers that are busy to the end, or of the longest call."""
+    seconds = uneven(n)
+    assert system.fan(functions.sleep, seconds) == seconds
+    return Done(n, {"ideal_s": max(sum(seconds) / system.workers, *seconds)})
+
+
+def uneven(n: int) -> list[float]:
+    """Return log-normal durations in seconds, always the same ones, with a mean of 10 ms."""
+    dice = random.Random(UNEVEN_SEED)
+    drawn = [dice.lognormvariate(0, UNEVEN_SIGMA) for _ in range(n)]
+    return [one * UNEVEN_MEAN * n / sum(drawn) for one in drawn]
+
+
+def metg_fan(system: System, n: int) -> Done:
+    def run(length: float, tasks: int) -> int:
+        assert system.fan(functions.spin, [length] * tasks) == [length] * tasks
+        return tasks
+
+    return swept(system, n, granularity.LENGTHS, run)
+
+
+def metg_stencil(system: System, n: int) -> Done:
+    def run(length: float, tasks: int) -> int:
+        return rows_of_steps(system, tasks, lambda *around: system.submit(functions.spin_step, length, *around))
+
+    return swept(system, n, STENCIL_LENGTHS, run)
+
+
+def swept(system: System, n: int, lengths: Sequence[float], run: Callable[[float, int], int]) -> Done:
+    """Return the curve over tasks of these lengths, each for so many milliseconds of ideal time."""
+    tasks, curve = granularity.sweep(lengths, system.workers, n / 1000, run)
+    return Done(tasks, curve=curve)
+
+
+def growth_to(size: int) -> Callable[[System, int], Done]:
+    def body(system: System, _: int) -> Done:
+        return fan(system, size)
 
     return body
 
@@ -141,18 +193,30 @@ def cold(system: System, _: int) -> Done:
 
 
 WORKLOADS = {
-    "fan": Workload("independent no-ops, submitted one by one", fan, 20_000, 2_000),
-    "map": Workload("independent no-ops, in one map", map_, 20_000, 2_000),
-    "chain": Workload("each takes the result of the one before", chain, 5_000, 500),
-    "tree": Workload("binary reduction over so many leaves", tree, 10_000, 1_000),
-    "stencil": Workload("16 wide, each takes 3 of the step before", stencil, 20_000, 2_000),
+    "fan": Workload("independent no-ops, submitted one by one", fan, 20_000, 5_000),
+    "map": Workload("independent no-ops, in one map", map_, 20_000, 5_000),
+    "chain": Workload("each takes the result of the one before", chain, 5_000, 2_000),
+    "tree": Workload("binary reduction over so many leaves", tree, 10_000, 2_500),
+    "stencil": Workload("16 wide, each takes 3 of the step before", stencil, 20_000, 5_000),
     "sleep-1ms": Workload("independent, 1 ms each", sleep(0.001), 1_000, 200),
     "sleep-10ms": Workload("independent, 10 ms each", sleep(0.01), 200, 20),
     "sleep-100ms": Workload("independent, 100 ms each", sleep(0.1), 20, 4),
+    "imbalance": Workload("independent, log-normal, 10 ms on average", imbalance, 200, 50),
+    "metg-fan": Workload("busy loops, the shortest at half speed", metg_fan, 500, 50),
+    "metg-stencil": Workload("a stencil of them, 16 wide", metg_stencil, 500, 50),
     "payload": Workload("64 MB through 10 read-only steps", payload(functions.raise_all), 1, 1),
     "payload-own": Workload("the same, an array for each", payload(functions.raise_own), 1, 1),
     "queued": Workload("no-ops behind blocked slots", queued, 100_000, 20_000),
     "cold": Workload("import and first result, fresh interpreter", cold, 1, 1),
     "nested": Workload("calls that start calls, three levels", nested, 300, 30),
+    **{
+        name: Workload("as fan, and what memory it needs", growth_to(size), 1, 1) for name, size in growth.NAMES.items()
+    },
 }
-GROUPS = {"sleep": ["sleep-1ms", "sleep-10ms", "sleep-100ms"]}
+GROUPS = {
+    "sleep": ["sleep-1ms", "sleep-10ms", "sleep-100ms"],
+    "metg": ["metg-fan", "metg-stencil"],
+    "growth": list(growth.NAMES),
+}
+# A million tasks on each of many systems take an hour; so they are measured when they are asked for.
+USUAL = [name for name in WORKLOADS if name not in growth.NAMES]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 from ..functions import each
 from .base import System
 from .ours import Process, Turnout
-from .raw import CHUNK, ProcessChunks
+from .raw import ProcessChunks, in_chunks
 
 T = TypeVar("T")
 
@@ -112,13 +112,8 @@ class Chunked(System):
     lacks: ClassVar = ProcessChunks.lacks
 
     def fan(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        listed = list(items)
-        chunks = [listed[start : start + CHUNK] for start in range(0, len(listed), CHUNK)]
-        return [
-            value
-            for values in self.gather([self.submit(each, function, chunk) for chunk in chunks])
-            for value in values
-        ]
+        handles = [self.submit(each, function, chunk) for chunk in in_chunks(items, self.workers)]
+        return [value for values in self.gather(handles) for value in values]
 
     def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         return self.fan(function, items)

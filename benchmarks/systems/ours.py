@@ -9,6 +9,7 @@ from turnout import Task, flow, task
 
 from .. import functions
 from .base import System
+from .raw import NEEDS_SHARED_MEMORY, NO_BUSY_THREADS, Calls
 
 T = TypeVar("T")
 
@@ -59,18 +60,19 @@ assert first() == 1
 class Sequential(Turnout):
     runner = "sequential"
     baseline = "raw-calls"
-    lacks: ClassVar = {"queued": "nothing waits"}
+    lacks = Calls.lacks
 
 
 class Thread(Turnout):
     runner = "thread?max_workers={workers}"
     baseline = "raw-threads"
+    lacks: ClassVar = NO_BUSY_THREADS
 
 
 class Process(Turnout):
     runner = "process?max_workers={workers}"
     baseline = "raw-processes"
-    lacks: ClassVar = {"queued": "calls can't be held back from outside their processes"}
+    lacks: ClassVar = {"queued": NEEDS_SHARED_MEMORY}
 
 
 class ProcessAlone(Process):
@@ -82,6 +84,7 @@ class ProcessAlone(Process):
 class ExecutorOfThreads(Turnout):
     runner = "executor?max_workers={workers}"
     baseline = "raw-threads"
+    lacks: ClassVar = NO_BUSY_THREADS
 
 
 class ExecutorOfProcesses(Turnout):

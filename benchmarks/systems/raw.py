@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from ..functions import each
 from .base import System
@@ -16,13 +16,18 @@ CHUNK = 1000
 DEADLOCK = "a call that waits for its own full pool never ends"
 NEEDS_SHARED_MEMORY = "calls can't be held back from outside their processes"
 NOT_INDEPENDENT = "only independent calls can be put in chunks by hand"
+IN_TURN = "calls run in turn in one thread"
+# Two busy loops that share the lock each see the other's time pass as their own.
+ONE_AT_A_TIME = "threads run Python code one at a time, whatever the system"
+BUSY: Final[Sequence[str]] = ("metg-fan", "metg-stencil")
+NO_BUSY_THREADS: Final[Mapping[str, str]] = dict.fromkeys(BUSY, ONE_AT_A_TIME)
 
 
 class Calls(System):
     """No system at all: plain function calls."""
 
     baseline = "raw-calls"
-    lacks: ClassVar = {"queued": "nothing waits"}
+    lacks: ClassVar = {"queued": "nothing waits", **dict.fromkeys(BUSY, IN_TURN)}
     cold = ("", "assert (lambda value: value)(1) == 1")
 
     def run(self, body: Callable[[], T]) -> T:
@@ -65,7 +70,7 @@ class Pool(System):
 
 class Threads(Pool):
     baseline = "raw-threads"
-    lacks: ClassVar = {"nested": DEADLOCK}
+    lacks: ClassVar = {"nested": DEADLOCK, **NO_BUSY_THREADS}
     cold = (
         "from concurrent.futures import ThreadPoolExecutor",
         "with ThreadPoolExecutor({workers}) as pool: assert pool.submit(abs, -1).result() == 1",
@@ -87,26 +92,31 @@ class Processes(Pool):
         return ProcessPoolExecutor(self.workers)
 
 
+def in_chunks(items: Iterable[Any], workers: int) -> list[list[Any]]:
+    """Return the items by the thousand, or each worker's share if that is less."""
+    listed = list(items)
+    size = max(1, min(CHUNK, -(-len(listed) // workers)))
+    return [listed[start : start + size] for start in range(0, len(listed), size)]
+
+
 class Chunked(Pool):
     """Chunks made by hand, for those workloads of which chunks can be made."""
 
     lacks: ClassVar = {
-        **dict.fromkeys(("chain", "tree", "stencil", "payload", "payload-own"), NOT_INDEPENDENT),
-        **dict.fromkeys(("sleep-1ms", "sleep-10ms", "sleep-100ms"), "one chunk would hold them all"),
+        **dict.fromkeys(("chain", "tree", "stencil", "metg-stencil", "payload", "payload-own"), NOT_INDEPENDENT),
         **dict.fromkeys(("queued", "nested", "cold"), "as without chunks"),
     }
     map_options: ClassVar = {"chunksize": CHUNK}
 
     def fan(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        listed = list(items)
-        chunks = [listed[start : start + CHUNK] for start in range(0, len(listed), CHUNK)]
+        chunks = in_chunks(items, self.workers)
         futures = [self.executor.submit(each, function, chunk) for chunk in chunks]
         return [value for future in futures for value in future.result()]
 
 
 class ThreadChunks(Chunked, Threads):
     # An executor of threads ignores the option, so its map is what it is without.
-    lacks: ClassVar = {**Chunked.lacks, "map": "a thread pool's map makes no chunks"}
+    lacks: ClassVar = {**Chunked.lacks, **NO_BUSY_THREADS, "map": "a thread pool's map makes no chunks"}
 
 
 class ProcessChunks(Chunked, Processes):
