@@ -65,6 +65,8 @@ FLOORS: Final = (
     "_attempts",
     # How it gets to its runner.
     "_loops",
+    "_shared",
+    "_packed_arguments",
     "_packing",
     "_dispatch",
     "_early",

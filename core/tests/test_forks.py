@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from turnout import _backends, _forwarding, _prints, _serialization, _timers, _waiting, flow, task
+from turnout import _backends, _forwarding, _prints, _serialization, _timers, _waiting, task
 from turnout._timers import after
 from turnout.runner import Outcome, OutcomeKind
 from turnout.testing._batches import batched
@@ -104,10 +104,12 @@ def test_timers_of_the_parent_are_not_those_of_a_fork() -> None:
     cancel()
 
 
-def test_a_flow_runs_in_a_fork() -> None:
-    @flow(task_runner="sequential")
-    def twice() -> int:
-        return noisy.submit(3).result() * 2
+def test_a_runner_starts_in_a_fork() -> None:
+    def its_own() -> bool:
+        with Depot() as depot:
+            future = noisy.submit(3)
+            depot.work(0)
+            return future.result() == 3
 
     with held_elsewhere(_waiting.LOCK), held_elsewhere(_backends._held_lock):
-        assert in_a_fork(lambda: twice() == 6)
+        assert in_a_fork(its_own)

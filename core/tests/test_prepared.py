@@ -248,8 +248,12 @@ def test_news_that_come_while_it_is_packed_are_not_missed(told: Outcome) -> None
         _, last = started(depot, 2)
         # The second time, when it is packed for good, there is nothing more to tell.
         news = iter([told])
-        tell = elsewhere(lambda: depot.tell(2, *news))
-        behind = echo.submit([last, Meanwhile(tell)])
+
+        def tell() -> None:
+            for one in news:
+                depot.tell(2, one)
+
+        behind = echo.submit([last, Meanwhile(elsewhere(tell))])
         depot.tell(2, Outcome(0, VALUE, 0))
         depot.work_off(3)
         assert behind.result(0) == [1, []]

@@ -28,6 +28,7 @@ _WEIGHT: Final = 0.3
 _WEIGHT_OF_MORE: Final = 0.5
 # Calls that return more bytes than this travel alone: such values stay where they were made.
 _LARGE: Final = 64 * 1024
+_NO_LOAD: Final = (None, 0.0)
 # Of how many functions measurements are kept.
 _KNOWN: Final = 10_000
 
@@ -54,6 +55,8 @@ class Batching:
         self.max_seconds = max_seconds
         # By the id of the function, which is held, so that no other gets it.
         self._paces: dict[int, tuple[Callable[..., Any], list[float]]] = {}
+        # How many bytes of arguments calls bring, in the same way; only for functions whose calls bring some.
+        self._loads: dict[int, tuple[Callable[..., Any], float]] = {}
 
     def learn(self, call: Call, seconds: float, size: int) -> None:
         """Take note of how long a call took, and how many bytes it returned."""
@@ -73,6 +76,13 @@ class Batching:
         if more:
             pace[1] += more * (_WEIGHT_OF_MORE if more > 0 else _WEIGHT)
 
+    def learn_load(self, call: Call, size: int) -> None:
+        """Take note of how many bytes of arguments a call brought that no other call has."""
+        function = call.task.fn
+        if len(self._loads) >= _KNOWN:
+            self._loads.clear()
+        self._loads[id(function)] = (function, float(size))
+
     def worth(self, call: Call) -> float | None:
         """Return how many seconds a call is expected to take, or None if it must travel alone."""
         task = call.task
@@ -81,7 +91,10 @@ class Batching:
         known = self._paces.get(id(task.fn))
         if known is not None and known[1][1] > _LARGE:
             return None
-        seconds = guess(None if known is None else known[1][0])
+        load = self._loads.get(id(task.fn), _NO_LOAD)[1] if self._loads else 0.0
+        if load > _LARGE:
+            return None
+        seconds = guess(None if known is None else known[1][0] + load * _PER_BYTE)
         if seconds is None or 2 * (seconds + _OVERHEAD) > self.max_seconds:
             return None
         return seconds + _OVERHEAD

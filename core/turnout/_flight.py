@@ -23,6 +23,7 @@ from ._locks import PoliteLock
 from ._packing import PackedBatch
 from ._prepared import Prepared, PreparedBatches
 from ._serialization import Parcel, explain_load
+from ._shared import SharedArguments
 from ._waiting import LOCK, delivering, is_delivering, logged
 from .runner import Batch, Outcome, OutcomeKind, Stored, TaskRunner
 
@@ -57,7 +58,8 @@ class FlightDispatcher(Dispatcher):
         self._batching = Batching(0.0 if self.capabilities.in_process else runner.max_batch_seconds)
         self.sends_early = self.capabilities.orders
         self._early = EarlyCalls(self._lock, self._sent)
-        self._prepared = PreparedBatches(self._lock)
+        self._shared = SharedArguments()
+        self._prepared = PreparedBatches(self._lock, self._shared)
         # Values that are still with the runner.
         self._stored: weakref.WeakSet[Stored] = weakref.WeakSet()
 
@@ -307,7 +309,7 @@ class FlightDispatcher(Dispatcher):
             if isinstance(batch, PackedBatch):
                 batch.is_over = True
                 # Batches behind it still name it, and so would hold the results that it needed.
-                batch.upstream = ()
+                batch.upstream = batch.uses = ()
 
     def _begin(self, call: Call, attempt: int) -> None:
         """Note that a body runs."""

@@ -6,18 +6,17 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from ._arguments import PLAIN, Placeholder, replace_arguments
 from ._call import Call
 from ._context import current_tags, registered_values
-from ._failures import TravellingFailure, encode
 from ._forwarding import log_levels
 from ._future import COMPLETED, TaskFuture, brief
+from ._packed_arguments import Arguments, PackedArguments, Places
 from ._scripts import are_scripts_by_value
-from ._serialization import Parcel, dumps, explain, is_plain, pack_function
+from ._serialization import Parcel, dumps, explain, pack_function
+from ._shared import SharedArguments, Use
 from ._shipment import FlowInfo, JobRow, Kind, Shipment, this_process
-from ._state import StateType
 from .errors import SerializationError
-from .runner import Batch, Coming, Outcome, Stored, TaskRunner
+from .runner import Batch, Coming, Outcome
 
 if TYPE_CHECKING:
     from ._scopes import FlowScope
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["PackedBatch", "PackedFunctions", "pack"]
 
 _NO_TAGS: Final[frozenset[str]] = frozenset()
+# How many bytes of arguments calls of a batch may bring of their own before no more are added.
+_MOST_BYTES: Final = 8 << 20
 
 
 class PackedBatch(Batch):
@@ -45,7 +46,9 @@ class PackedBatch(Batch):
         "options",
         "resources",
         "seq",
+        "sizes",
         "upstream",
+        "uses",
     )
 
     def __init__(
@@ -59,6 +62,9 @@ class PackedBatch(Batch):
         self.body = body
         self.functions = functions
         self.upstream = upstream
+        # The large arguments that others may have too; and how many bytes of arguments each call brought of its own.
+        self.uses: Sequence[Use] = ()
+        self.sizes: Mapping[Call, int] = {}
         self.may_stay = all(call.task.crash_retries for call in calls)
         # Calls of tasks that have any travel alone.
         self.resources = calls[0].task.resources
@@ -109,6 +115,7 @@ def pack(
     refuse: Callable[[Call, Exception], None],
     coming: Callable[[TaskFuture[Any]], Coming] | None = None,
     patience: float = 0.0,
+    shared: SharedArguments | None = None,
 ) -> PackedBatch | None:
     """Pack calls as one batch.
 
@@ -122,15 +129,20 @@ def pack(
         Returns what stands for a future that is not over. By default all are.
     patience
         After how many seconds a batch of several gives back what has not begun.
+    shared
+        The large arguments that are under way.
 
     Returns
     -------
     PackedBatch or None
-        None if no call is left.
+        None if no call is left. Calls are left out from the one on for which the batch would get too large.
     """
-    packing = _Packing(coming)
+    arguments = PackedArguments(coming, shared)
+    packing = _Packing(arguments)
     packed: list[Call] = []
     for call in calls:
+        if arguments.nbytes > _MOST_BYTES:
+            break
         if call.future._type >= COMPLETED:
             # What it needs could not be packed.
             continue
@@ -144,7 +156,10 @@ def pack(
             packed.append(call)
     if not packed:
         return None
-    return PackedBatch(packed, packing.body(patience), packing.functions, packing.upstream)
+    batch = PackedBatch(packed, packing.body(patience), packing.functions, arguments.upstream)
+    batch.uses = list(arguments.uses.values())
+    batch.sizes = arguments.sizes
+    return batch
 
 
 def _ended(call: Call, error: BaseException) -> SerializationError:
@@ -160,11 +175,10 @@ class _Packing:
     each step it took 3.8 and 9 (medians of nine).
     """
 
-    def __init__(self, coming: Callable[[TaskFuture[Any]], Coming] | None) -> None:
+    def __init__(self, arguments: PackedArguments) -> None:
         self.functions: dict[bytes, bytes] = {}
-        self.upstream: list[Any] = []
-        self.inside: dict[TaskFuture[Any], int] = {}
-        self._coming = coming
+        self._arguments = arguments
+        self._inside = arguments.inside
         self._rows: list[JobRow] = []
         self._kinds: dict[Kind, int] = {}
         # By ids of what calls hold: a kind is not made anew for each of them.
@@ -181,24 +195,27 @@ class _Packing:
         """
         kind = self._kind(call)
         needs: tuple[int, ...] = ()
-        places: tuple[tuple[int | str, int], ...] = ()
-        arguments: Parcel | tuple[tuple[Any, ...], dict[str, Any]]
+        places: Places = ()
+        arguments: Arguments
         if call.dependencies is None:
-            arguments = self._independent(call)
+            arguments = self._arguments.independent(call)
         else:
-            arguments, places = self._dependent(call)
-            if self.inside:
-                needs = tuple([self.inside[future] for future in call.dependencies if future in self.inside])
+            arguments, places = self._arguments.dependent(call)
+            if self._inside:
+                needs = tuple([self._inside[future] for future in call.dependencies if future in self._inside])
         future = call.future
         self._rows.append(
             (kind, future._index, call.attempt, arguments, places, needs, future._name, _variables(call)),
         )
-        self.inside[future] = index
+        self._inside[future] = index
 
     def body(self, patience: float) -> Parcel:
         """Return everything packed, save for functions and what comes from upstream."""
         flows = tuple(info for _, info in self._flows.values())
-        shipment = Shipment(tuple(self._kinds), tuple(self._rows), flows, log_levels(), this_process(), patience)
+        shared = frozenset(self._arguments.uses) if len(self._rows) > 1 else frozenset()
+        shipment = Shipment(
+            tuple(self._kinds), tuple(self._rows), flows, log_levels(), this_process(), patience, shared
+        )
         # No need for cloudpickle: what is not plain is packed already.
         buffers: list[pickle.PickleBuffer] = []
         return Parcel(pickle.dumps(shipment, 5, buffer_callback=buffers.append), tuple(buffers))
@@ -228,147 +245,9 @@ class _Packing:
             kind = self._kind_of[key] = self._kinds.setdefault(made, len(self._kinds))
         return kind
 
-    def _independent(self, call: Call) -> Parcel | tuple[tuple[Any, ...], dict[str, Any]]:
-        args, kwargs = call.args, call.kwargs
-        for value in args:
-            if not is_plain(value):
-                break
-        else:
-            if not kwargs or all(map(is_plain, kwargs.values())):
-                return args, kwargs
-        return _dumped_arguments(call, args, kwargs)
-
-    def _dependent(
-        self, call: Call
-    ) -> tuple[Parcel | tuple[tuple[Any, ...], dict[str, Any]], tuple[tuple[int | str, int], ...]]:
-        """Return arguments among which are futures, and which of them travel apart."""
-        args, kwargs = call.args, call.kwargs
-        # Most are small values, or futures that stand by themselves, of calls in this batch or of small values.
-        placed: list[Any] = []
-        places: list[tuple[int | str, int]] = []
-        if not kwargs:
-            inside = self.inside
-            for value in args:
-                if type(value) is TaskFuture:
-                    if value._type < COMPLETED:
-                        number = inside.get(value)
-                        if number is None:
-                            break
-                        places.append((len(placed), -1 - number))
-                        placed.append(None)
-                    elif is_plain(value._data):
-                        placed.append(value._data)
-                    else:
-                        break
-                elif is_plain(value):
-                    placed.append(value)
-                else:
-                    break
-            else:
-                return (tuple(placed), kwargs), tuple(places)
-        return self._anyhow(call)
-
-    def _anyhow(
-        self, call: Call
-    ) -> tuple[Parcel | tuple[tuple[Any, ...], dict[str, Any]], tuple[tuple[int | str, int], ...]]:
-        args, kwargs = call.args, call.kwargs
-        place = _placer(self.upstream, self.inside, call.dispatcher.runner, self._coming)
-        places: list[tuple[int | str, int]] = []
-        placed = _plainly_placed(list(enumerate(args)), place, places)
-        named = _plainly_placed(list(kwargs.items()), place, places) if placed is not None else None
-        if placed is not None and named is not None:
-            return (tuple(placed), dict(zip(kwargs, named, strict=True))), tuple(places)
-        args, kwargs = replace_arguments(args, kwargs, place)
-        return _dumped_arguments(call, args, kwargs), ()
-
-
-def _plainly_placed(
-    arguments: Sequence[tuple[int | str, Any]],
-    place: Callable[[TaskFuture[Any], bool], Any],
-    places: list[tuple[int | str, int]],
-) -> list[Any] | None:
-    """Return plain arguments, with None for those that travel apart, which are noted; None if some are not plain."""
-    placed = []
-    for where, value in arguments:
-        if type(value) is TaskFuture:
-            item = place(value, False)
-            if type(item) is Placeholder:
-                places.append((where, item.index))
-                item = None
-            placed.append(item)
-        elif is_plain(value):
-            placed.append(value)
-        else:
-            return None
-    return placed
-
 
 def _info(run: FlowScope, run_id: str) -> FlowInfo:
     return FlowInfo(run.id, run.name, run.flow_name, run_id, run.log_prints)
-
-
-def _dumped_arguments(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Parcel:
-    try:
-        return dumps((args, kwargs))
-    except Exception as error:
-        raise _explained(call, args, kwargs, error) from error
-
-
-def _placer(
-    upstream: list[Any],
-    inside: Mapping[TaskFuture[Any], int],
-    runner: TaskRunner | None,
-    coming: Callable[[TaskFuture[Any]], Coming] | None,
-) -> Callable[[TaskFuture[Any], bool], Any]:
-    """Return what stands in for futures: small results themselves, placeholders for what travels beside.
-
-    Placeholders for what earlier calls of the batch return have negative numbers, -1 for the first.
-    """
-    places: dict[TaskFuture[Any], Placeholder] = {}
-
-    def place(future: TaskFuture[Any], allowed: bool) -> Any:
-        # It may be over by the time that it is looked at again; then there is nothing to come.
-        is_over = future._type >= COMPLETED
-        if not is_over and future in inside:
-            return Placeholder(-1 - inside[future])
-        is_over = is_over or coming is None
-        value = future._data
-        if is_over and type(value) in PLAIN:
-            return value
-        if future not in places:
-            item = _parcelled(future, value, runner) if is_over or coming is None else coming(future)
-            # Each call gets entries of its own: what one unpacks and changes, another of the batch must not see.
-            places[future] = Placeholder(len(upstream))
-            upstream.append(item)
-        return places[future]
-
-    return place
-
-
-def _parcelled(future: TaskFuture[Any], value: Any, runner: TaskRunner | None) -> Parcel | Stored | TravellingFailure:
-    if future._type > StateType.CACHED:
-        return TravellingFailure(encode(future._error(), f"task {future.name!r}"))
-    if type(value) is Stored:
-        # From worker to worker, if it stays with its runner; else by way of the driver.
-        return value if value.runner is runner and value.handle is not None else future._fetched(value)
-    return value if type(value) is Parcel else _dumped(future, value)
-
-
-def _dumped(future: TaskFuture[Any], value: Any) -> Parcel:
-    try:
-        return dumps(value)
-    except Exception as error:
-        raise explain(value, error, f"The result of task {future.name!r}, which is an argument,", "result") from error
-
-
-def _explained(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> SerializationError:
-    """Return an error that names the parameter which can't be pickled."""
-    for name, value in call.task.named_arguments(args, kwargs):
-        try:
-            dumps(value)
-        except Exception as own:
-            return explain(value, own, f"The parameter {name!r} of task {call.future.name!r}", name)
-    return explain((args, kwargs), error, f"The arguments of task {call.future.name!r} together", "arguments")
 
 
 def _variables(call: Call) -> Parcel | None:

@@ -16,6 +16,7 @@ from ._ending import PENDING
 from ._future import COMPLETED, TaskFuture
 from ._packing import PackedBatch, pack
 from ._serialization import Parcel
+from ._shared import SharedArguments
 from ._waiting import LOCK
 from .runner import Coming, Outcome, OutcomeKind
 
@@ -76,10 +77,13 @@ class PreparedBatches:
     ----------
     lock
         The dispatcher's lock, which guards what is in here.
+    shared
+        The large arguments that are under way.
     """
 
-    def __init__(self, lock: Any) -> None:
+    def __init__(self, lock: Any, shared: SharedArguments) -> None:
         self._lock = lock
+        self._shared = shared
         self._behind: dict[PackedBatch, Prepared] = {}
         self._of: dict[Call, Prepared] = {}
 
@@ -116,14 +120,13 @@ class PreparedBatches:
         """Pack the calls; return False if the batch can't go together. ``patience`` is as for :func:`pack`."""
         source = prepared.source
         indices = {source.calls[index].future: index for index in tuple(source.left)}
-        refused: list[Call] = []
 
         def coming(future: TaskFuture[Any]) -> Coming:
             # Raises for what neither of the two batches returns.
             return Coming(source, indices[future])
 
-        batch = pack(prepared.calls, lambda call, _: refused.append(call), coming, patience)
-        if batch is None or refused:
+        batch = pack(prepared.calls, lambda call, error: None, coming, patience, self._shared)
+        if batch is None or len(batch.calls) < len(prepared.calls):
             return False
         wants = _wants(batch, indices)
         batch.upstream = prepared.upstream = list(batch.upstream)

@@ -125,9 +125,13 @@ class Parcel:
 
 
 class SharedParcel(Parcel):
-    """A parcel over buffers that others use, too: what is loaded has copies of its own, unless it is read-only."""
+    """A parcel over buffers that others use, too: what is loaded has copies of its own, unless it is read-only.
 
-    __slots__ = ()
+    As one of ``Batch.upstream`` it is an argument that calls of other batches may have: it is the same object then,
+    and a runner may carry it once to each worker. It is pickled as any other parcel.
+    """
+
+    __slots__ = ("__weakref__",)
 
     def load(self, *, read_only: bool = False) -> Any:
         """Return the object, over copies of the parcel's buffers or, if ``read_only``, over the buffers themselves."""

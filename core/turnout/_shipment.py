@@ -85,6 +85,8 @@ class Shipment(NamedTuple):
     """The driver's process."""
     patience: float
     """After how many seconds a batch of several gives back what has not begun."""
+    shared: frozenset[int] = frozenset()
+    """Which values that travel apart several calls have."""
 
 
 # A fork has its parent's token and another id; another host may have the same id, with another token.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Final
 
 from ._call import Call
@@ -129,7 +129,7 @@ class WindowDispatcher(FlightDispatcher):
         """Send an async call, for which there is always room."""
         with self._sending:
             call.attempt += 1
-            batch = pack([call], self._refuse)
+            batch = pack([call], self._refuse, shared=self._shared)
             if batch is not None:
                 batch.is_aside = True
                 with self._lock:
@@ -193,19 +193,30 @@ class WindowDispatcher(FlightDispatcher):
         if batch is None:
             return None
         with self._lock:
+            if len(batch.calls) < len(calls):
+                self._leave_out(set(calls).difference(batch.calls), ahead)
             if ahead and isinstance(batch, PackedBatch):
-                batch.ahead.update((call, None) for call in ahead if call.future._type < COMPLETED)
+                inside = set(batch.calls)
+                batch.ahead.update((call, None) for call in ahead if call in inside)
             if self._quarantine is not None:
                 self._quarantine = batch
             self._sent.update(dict.fromkeys(batch.calls, batch))
         return batch
+
+    def _leave_out(self, calls: Set[Call], ahead: Sequence[Call]) -> None:
+        """Have calls for which a batch had no room wait for the next. With the lock held."""
+        for call in calls:
+            if call.future._type < COMPLETED:
+                call.attempt -= 1
+                if call not in ahead:
+                    heapq.heappush(self._queue, (call.seq, call))
 
     def _packed(self, calls: list[Call]) -> PackedBatch | None:
         for call in calls:
             call.attempt += 1
         batch = None
         try:
-            batch = pack(calls, self._refuse, patience=_PATIENCE * self._batching.max_seconds)
+            batch = pack(calls, self._refuse, patience=_PATIENCE * self._batching.max_seconds, shared=self._shared)
         except KeyboardInterrupt:
             # Ctrl-C came while they were packed: they must not stay open, nor keep the room that they have.
             for call in calls:
@@ -216,6 +227,9 @@ class WindowDispatcher(FlightDispatcher):
                 with self._lock:
                     self._in_flight -= 1
                     self._quarantine = None
+        if batch is not None:
+            for call, size in batch.sizes.items():
+                self._batching.learn_load(call, size)
         return batch
 
     def _refuse(self, call: Call, error: Exception) -> None:

@@ -293,8 +293,8 @@ class _Runs:
         def value_of(index: int) -> Any:
             if index not in values:
                 value = self.upstream[index] if index >= 0 else self.results[-1 - index]
-                if index < 0 and isinstance(value, Parcel):
-                    # It is yet to be sent as it is now.
+                if isinstance(value, Parcel) and (index < 0 or index in self.shipment.shared):
+                    # It is yet to be sent as it is now, or to be given to other calls.
                     value = SharedParcel(value.data, value.buffers)
                 if isinstance(value, Parcel):
                     value = value.load(read_only=read_only)

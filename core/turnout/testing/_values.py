@@ -203,6 +203,54 @@ class ValueConformance(Conformance):
         else:
             assert mine == {"items": [1]}
 
+    @pytest.mark.parametrize("keyword", [False, True])
+    def test_T6_a_large_argument_of_many_calls(self, runner: TaskRunner, declared: Declare, *, keyword: bool) -> None:
+        """Each of many calls gets a copy of one large object, which it may change; the caller's stays as it is."""
+        data = bytearray(_large(300_000))
+        listed = list(range(40_000))
+
+        @task
+        def spoil(data: bytearray, number: int, listed: list[int], again: bytearray) -> tuple[Any, ...]:
+            found = sum(data[:1000]), data is again, sum(listed)
+            data[:1000] = bytes(1000)
+            listed.clear()
+            return (*found, number)
+
+        @task(read_only=True)
+        def look(data: bytearray, number: int) -> tuple[int, int]:
+            return sum(data[:1000]), number
+
+        if runner.capabilities.in_process:
+            declared("in_process: tasks share the caller's objects")
+            return
+
+        @flow(task_runner=runner)
+        def share() -> Any:
+            if keyword:
+                spoilt = [spoil.submit(data, number=n, listed=listed, again=data) for n in range(60)]
+            else:
+                spoilt = [spoil.submit(data, n, listed, data) for n in range(60)]
+            return spoilt, [look.submit(data, n) for n in range(60)]
+
+        begin, total = sum(data[:1000]), sum(listed)
+        spoilt, looked = share()
+        assert spoilt == [(begin, True, total, number) for number in range(60)]
+        assert looked == [(begin, number) for number in range(60)]
+        assert (sum(data[:1000]), sum(listed)) == (begin, total)
+
+    def test_T6_a_large_argument_that_changed_since(self, runner: TaskRunner) -> None:
+        """When the calls that have an object are over, it may change: later ones get it as it is then."""
+        data = bytearray(_large(300_000))
+
+        @task
+        def first(data: bytearray) -> int:
+            return data[0]
+
+        with runner:
+            for value in range(5):
+                data[0] = value
+                assert first.map([data] * 1 if value % 2 else [data, data]).result() == [value] * (2 - value % 2)
+
     def test_T6_dependents_do_not_see_each_others_changes(self, runner: TaskRunner, declared: Declare) -> None:
         """Away from the driver's process two dependents of one result get a copy each."""
 

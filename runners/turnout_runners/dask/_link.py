@@ -166,7 +166,7 @@ class Link:
 
     def _send(self, batch: Batch, placement: Placement) -> None:
         try:
-            order = self._orders.packed(batch, self._future_of)
+            order = self._orders.packed(batch, self._future_of, has_workers=bool(self.workers))
         except LookupError:
             # What it needs is over. Sent again, it has that.
             self._news.put(lambda: self._host.report(batch, _each(batch, OutcomeKind.RETURNED, None)))

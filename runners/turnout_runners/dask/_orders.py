@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import pickle
 import uuid
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from turnout._serialization import Parcel, SharedParcel
 from turnout.runner import Batch, Coming, Stored
 from turnout.worker import this_process
 
 from . import _remote
-from ._wire import Header, Package, Place, key_of
+from ._wire import Header, Kept, Package, Place, key_of
 
 __all__ = ["Order", "Orders"]
+
+_GOOD: Final = ("pending", "finished")
 
 # Functions up to this many bytes go along with each batch.
 _SMALL_FUNCTION: Final = 4096
@@ -56,8 +60,10 @@ class Orders:
         self._journal = journal
         self._is_nested = is_nested
         self._functions: dict[bytes, Any] = {}
+        # Large arguments, for as long as somebody may send them again.
+        self._arguments: weakref.WeakKeyDictionary[SharedParcel, Any] = weakref.WeakKeyDictionary()
 
-    def packed(self, batch: Batch, future_of: Callable[[Batch], Any]) -> Order:
+    def packed(self, batch: Batch, future_of: Callable[[Batch], Any], *, has_workers: bool) -> Order:
         """Pack a batch.
 
         Parameters
@@ -66,6 +72,8 @@ class Orders:
             The batch.
         future_of
             Returns Dask's future of another batch, which is under way.
+        has_workers
+            Whether there is a worker now that could take data.
         """
         large = [digest for digest, blob in batch.functions.items() if len(blob) > _SMALL_FUNCTION]
         functions = {digest: blob for digest, blob in batch.functions.items() if digest not in large}
@@ -73,8 +81,12 @@ class Orders:
         places: dict[int, int] = {}
         upstream = []
         for value in batch.upstream:
+            future, index = None, 0
             if isinstance(value, (Stored, Coming)):
                 future, index = value.handle if isinstance(value, Stored) else (future_of(value.batch), value.call)
+            elif type(value) is SharedParcel and has_workers:
+                future = self._argument(value)
+            if future is not None:
                 position = places.setdefault(id(future), len(futures))
                 if position == len(futures):
                     futures.append(future)
@@ -125,8 +137,9 @@ class Orders:
             return self._client.submit(_remote.run, head, package, *order.values, key=key, pure=False, **keywords)
 
     def forget(self) -> None:
-        """Let go of the functions."""
+        """Let go of functions and arguments."""
         self._functions.clear()
+        self._arguments.clear()
 
     def _scattered(self, package: bytes) -> Any:
         """Return a large package as a value of Dask. If that is lost with its worker, Dask says so of the task."""
@@ -135,10 +148,20 @@ class Orders:
                 return self._client.scatter(package, hash=False)
         return package
 
+    def _argument(self, parcel: SharedParcel) -> Any:
+        """Return the future of a large argument, which Dask sends to each worker once; None if it could not be sent."""
+        future = self._arguments.get(parcel)
+        if future is None or future.status not in _GOOD:
+            # Like a result that stayed. If it is lost with its worker, it is sent anew to whoever needs it next.
+            future, kept = None, Kept({0: Parcel(parcel.data, parcel.buffers)})
+            with contextlib.suppress(OSError, TimeoutError):
+                future = self._arguments[parcel] = self._client.scatter(kept, hash=False)
+        return future
+
     def _function(self, digest: bytes, batch: Batch) -> Any:
         """Return the future of a large function, which Dask sends to each worker once."""
         future = self._functions.get(digest)
-        if future is None or future.status not in ("pending", "finished"):
+        if future is None or future.status not in _GOOD:
             key = f"function-{self._link}{uuid.uuid4().hex[:16]}"
             future = self._client.submit(_remote.same, batch.functions[digest], key=key, pure=False)
             self._functions[digest] = future

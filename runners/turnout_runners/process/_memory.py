@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["LARGE", "Descriptor", "SharedMapping", "new_file", "read", "shared_part", "view", "write"]
+__all__ = ["LARGE", "Descriptor", "SharedMapping", "new_file", "read", "shared", "shared_part", "view", "write"]
 
 LARGE: Final = 16 * 1024
 """From this size on (bytes), a buffer gets pages of its own; smaller ones are copied."""
@@ -125,6 +125,28 @@ def _affordable() -> bool:
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return limit == resource.RLIM_INFINITY or 4 * len(_mappings) < limit
+
+
+def shared(parts: Sequence[memoryview]) -> list[memoryview]:
+    """Return copies of buffers, in one file if they are large, which can be sent on without another copy.
+
+    Read-only ones stay read-only.
+
+    Raises
+    ------
+    OSError
+        If there is no room, or no descriptor left.
+    """
+    large = [part for part in parts if part.nbytes >= LARGE]
+    file = new_file("shared")
+    offsets = page_aligned([part.nbytes for part in large], 0)
+    for part, offset in zip(large, offsets, strict=True):
+        write(file, offset, part)
+    place = iter(offsets)
+    return [
+        view(file, next(place), part.nbytes, forwards=True) if part.nbytes >= LARGE else memoryview(bytes(part))
+        for part in parts
+    ]
 
 
 def shared_part(buffer: memoryview) -> tuple[Descriptor, int] | None:

@@ -8,10 +8,10 @@ import signal
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from turnout._serialization import Parcel
 from turnout.runner import Outcome, OutcomeKind
 
 from . import _memory
+from ._carried import carried
 from ._claims import Claims
 from ._memory import Descriptor
 from ._wire import Channel, encode
@@ -149,9 +149,7 @@ class Worker:
         """
         batch = assignment.batch
         new = {digest: blob for digest, blob in batch.functions.items() if digest not in self._known}
-        # A parcel that is needed twice arrives as two, so that calls of one batch don't share what they may change.
-        upstream = [Parcel(value.data, value.buffers) if type(value) is Parcel else value for value in batch.upstream]
-        frame = encode(self._number + 1, len(batch.calls), (batch.body, upstream))
+        frame = encode(self._number + 1, len(batch.calls), (batch.body, [carried(value) for value in batch.upstream]))
         if new:
             self.channel.send(encode(CONTROL, 0, new))
             self._known.update(new)

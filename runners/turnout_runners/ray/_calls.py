@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import threading
+import weakref
 from collections.abc import Mapping
 from typing import Any, Final
 
+from turnout._serialization import Parcel, SharedParcel
 from turnout.errors import RunnerOptionError
 from turnout.runner import Batch
 
@@ -48,12 +50,14 @@ class Calls:
     """
 
     def __init__(self, channel: str, mailbox: str, cluster: Cluster, shipment: bytes | None) -> None:
-        self._sender = Sender(channel, mailbox, self._stored, shipment)
+        self._sender = Sender(channel, mailbox, self._stored, self._carried, shipment)
         self._cluster = cluster
         # Making a variant costs half as much as sending a task.
         self._variants: collections.OrderedDict[Any, Any] = collections.OrderedDict()
         # Large functions and code, each stored once.
         self._references: dict[bytes, Any] = {}
+        # Large arguments, for as long as somebody may send them again.
+        self._arguments: weakref.WeakKeyDictionary[SharedParcel, Any] = weakref.WeakKeyDictionary()
         # An argument for nobody, once a node was lost.
         self._marker: tuple[Any, ...] = ()
         self._lock = threading.Lock()
@@ -95,6 +99,15 @@ class Calls:
             if blob not in self._references:
                 self._references[blob] = ray.put(blob)
             return self._references[blob]
+
+    def _carried(self, parcel: SharedParcel) -> Any:
+        from ._library import ray
+
+        with self._lock:
+            if parcel not in self._arguments:
+                # Like the results of a Ray task that stay.
+                self._arguments[parcel] = ray.put({0: Parcel(parcel.data, parcel.buffers)})
+            return self._arguments[parcel]
 
     def _variant(self, batch: Batch) -> Any:
         name = batch.calls[0].task.name

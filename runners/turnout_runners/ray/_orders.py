@@ -79,6 +79,8 @@ class Sender(NamedTuple):
     mailbox: str
     stored: Callable[[bytes], Any]
     """Returns a reference to large bytes in the object store, where equal ones are stored once."""
+    carried: Callable[[SharedParcel], Any]
+    """Returns a reference to a large argument in the object store, where it is put once."""
     shipment: bytes | None
     """Code that travels along."""
 
@@ -96,10 +98,12 @@ def order_of(batch: Batch, number: int, sender: Sender) -> tuple[Order, list[Any
         digest: placed(sender.stored(blob)) if len(blob) > _LARGE_FUNCTION else blob
         for digest, blob in batch.functions.items()
     }
-    upstream = [
-        Placed(placed(value.handle[0]), value.handle[1]) if isinstance(value, Stored) else value
-        for value in batch.upstream
-    ]
+
+    def stands_for(value: Any) -> Any:
+        if isinstance(value, Stored):
+            return Placed(placed(value.handle[0]), value.handle[1])
+        return Placed(placed(sender.carried(value)), 0) if type(value) is SharedParcel else value
+
     order = Order(
         number=number,
         channel=sender.channel,
@@ -110,7 +114,7 @@ def order_of(batch: Batch, number: int, sender: Sender) -> tuple[Order, list[Any
         is_async=batch.is_async,
         body=batch.body,
         functions=functions,
-        upstream=upstream,
+        upstream=[stands_for(value) for value in batch.upstream],
     )
     return order, references
 
