@@ -20,6 +20,13 @@ class OnProcesses(RunnerConformance):
         return ProcessPoolTaskRunner(max_workers=slots)
 
 
+@pytest.mark.xdist_group("process, one")
+class TestProcessOne(OnProcesses):
+    """Each call alone, whatever is known of it."""
+
+    batches = "one"
+
+
 @pytest.mark.xdist_group("process, most")
 class TestProcessMost(OnProcesses):
     """As many calls together as can."""

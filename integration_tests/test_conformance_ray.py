@@ -116,11 +116,22 @@ class TestRayCluster(RunnerConformance):
         assert (done.returncode, done.stdout) == (0, "['--fast', 'x y']\n"), done.stderr
 
 
+class OnNodes(DependencyConformance, FaultConformance):
+    """On two nodes."""
+
+    def make_runner(self, slots: int) -> TaskRunner:
+        return connected(two_nodes().address, slots)
+
+
 @ray
-class TestRayBatches(DependencyConformance, FaultConformance):
+class TestRayMost(OnNodes):
     """As many calls together as can."""
 
     batches = "most"
 
-    def make_runner(self, slots: int) -> TaskRunner:
-        return connected(two_nodes().address, slots)
+
+@ray
+class TestRayRandom(OnNodes):
+    """As it comes."""
+
+    batches = "random"
