@@ -155,7 +155,7 @@ def test_a_runner_may_want_none_to_travel_together() -> None:
 
 
 def test_a_call_that_gets_longer_is_noticed_at_once() -> None:
-    batching = Batching(0.02)
+    batching = Batching(0.02, 0.002)
     with Depot() as depot:
         echo.submit()
         (call,) = depot.batches[0].calls
@@ -184,6 +184,43 @@ def test_a_chain_travels_together() -> None:
         assert depot.sizes() == [1, 20]
         depot.work(1)
         assert last.result(0) == 20
+
+
+def test_what_opens_out_is_spread() -> None:
+    with Depot(4) as depot:
+        for _ in range(8):
+            echo.submit()
+        for number in range(8):
+            depot.tell(number, Outcome(0, VALUE, 0, seconds=0.001))
+        unknown = task(lambda: None)
+        busy = [unknown.submit() for _ in range(8)]
+        root = echo.submit(1)
+        one = echo.submit(root)
+        wide = [echo.submit(one) for _ in range(16)]
+        last = echo.submit([echo.submit(each) for each in wide])
+        depot.work_off(8)
+        assert last.result(0) == [1] * 16
+        assert all(each.done() for each in busy)
+        # The root with what follows it; then, of what can go on side by side, no more on one worker than its share.
+        sizes = depot.sizes()[16:]
+        assert sizes[0] == 2
+        assert max(sizes[1:]) <= 8
+        assert len(sizes) >= 5
+
+
+def test_on_one_slot_all_goes_along() -> None:
+    with Depot(1) as depot:
+        echo.submit()
+        echo.submit()
+        for number in range(2):
+            depot.tell(number, Outcome(0, VALUE, 0, seconds=0.0001))
+        busy = [echo.with_options(batch=False).submit() for _ in range(2)]
+        root = echo.submit(1)
+        wide = [echo.submit(root) for _ in range(60)]
+        depot.work_off(2)
+        assert {each.result(0) for each in wide} == {1}
+        assert max(depot.sizes()) == 61
+        assert all(each.done() for each in busy)
 
 
 @tiny

@@ -19,8 +19,8 @@ __all__ = ["Batching"]
 # What a call costs on the worker besides its body, in seconds; and each byte of what it returns.
 _OVERHEAD: Final = 10e-6
 _PER_BYTE: Final = 2e-9
-# Less work than this, in seconds, is not worth being spread over several workers.
-_LEAST: Final = 0.002
+# How much more than the calls before them dependents may be worth side by side, and still go where those are.
+_WIDER: Final = 1.5
 # How many calls may travel together at most.
 _MOST: Final = 2000
 # How much the last measurement counts beside those before: more if calls got longer, for that can cost more.
@@ -49,10 +49,13 @@ class Batching:
     ----------
     max_seconds
         How much work may travel together, in seconds; 0 for no more than one call.
+    least_seconds
+        Less work than this, in seconds, is not worth a batch of its own: it is not spread over several workers.
     """
 
-    def __init__(self, max_seconds: float) -> None:
+    def __init__(self, max_seconds: float, least_seconds: float) -> None:
         self.max_seconds = max_seconds
+        self._least = least_seconds
         # By the id of the function, which is held, so that no other gets it.
         self._paces: dict[int, tuple[Callable[..., Any], list[float]]] = {}
         # How many bytes of arguments calls bring, in the same way; only for functions whose calls bring some.
@@ -125,7 +128,7 @@ class Batching:
         share = 1 + len(queue) // (2 * slots)
         while worth is not None:
             total += worth
-            if len(calls) >= _MOST or total >= self.max_seconds or (len(calls) >= share and total >= _LEAST):
+            if len(calls) >= _MOST or total >= self.max_seconds or (len(calls) >= share and total >= self._least):
                 return
             call = first()
             worth = self.worth(call) if call is not None else None
@@ -133,39 +136,70 @@ class Batching:
                 calls.append(call)
                 heapq.heappop(queue)
 
-    def grow(self, calls: list[Call]) -> list[Call]:
+    def grow(self, calls: list[Call], slots: int) -> list[Call]:
         """Add to a batch what waits for nothing but calls of it; return what was added."""
         if not any(call.future._dependents for call in calls):
             return []
         worths = [self.worth(call) for call in calls]
         if None in worths:
             return []
-        added = self._dependents(calls, sum(worth for worth in worths if worth is not None), len(calls))
+        total = sum(worth for worth in worths if worth is not None)
+        added = self._dependents(calls, slots, total, total, len(calls))
         if added:
             calls += added
             # What a call needs was submitted before it.
             calls.sort(key=_seq)
         return added
 
-    def behind(self, calls: Sequence[Call]) -> list[Call]:
+    def behind(self, calls: Sequence[Call], slots: int) -> list[Call]:
         """Return what may travel together and waits for nothing but these calls, in order of submission."""
-        return sorted(self._dependents(calls, 0.0, 0), key=_seq)
+        return sorted(self._dependents(calls, slots, sum(self.worth(call) or 0.0 for call in calls), 0.0, 0), key=_seq)
 
-    def _dependents(self, calls: Sequence[Call], total: float, count: int) -> list[Call]:
-        """Return what may go along with, or behind, calls that are worth so many seconds."""
+    def _dependents(
+        self, calls: Sequence[Call], slots: int, worth_of_calls: float, total: float, count: int
+    ) -> list[Call]:
+        """Return what may go along with, or behind, some calls.
+
+        Not if it opens out: if more than they were can go on side by side, it is for several workers.
+
+        Parameters
+        ----------
+        calls, worth_of_calls
+            The calls, and how many seconds they are worth together.
+        slots
+            How many calls can run at once.
+        total, count
+            What is in the batch already, in seconds, and how many calls.
+        """
         added: list[Call] = []
         missing: dict[Call, int] = {}
-        ready: list[tuple[int, Call]] = []
-        for call in calls:
-            _release(call, missing, ready)
-        while ready and count < _MOST and total < self.max_seconds:
-            _, call = heapq.heappop(ready)
-            worth = self._worth_of_dependent(call)
-            if worth is not None:
-                total += worth
-                count += 1
-                added.append(call)
-                _release(call, missing, ready)
+        ready: list[tuple[int, Call, float]] = []
+        waiting = sum(self._release(call, missing, ready) for call in calls)
+        most = max(self._least, _WIDER * worth_of_calls) if slots > 1 else float("inf")
+        while ready and waiting <= most and count < _MOST and total < self.max_seconds:
+            _, call, worth = heapq.heappop(ready)
+            total += worth
+            count += 1
+            added.append(call)
+            waiting += self._release(call, missing, ready) - worth
+        return added
+
+    def _release(self, call: Call, missing: dict[Call, int], ready: list[tuple[int, Call, float]]) -> float:
+        """Note that a call is in the batch; add to ``ready`` what waits for nothing else, and return what it is worth.
+
+        Without a lock: a dependency that ends meanwhile elsewhere can only make a count too high here, and then the
+        dependent is left to be sent in its turn.
+        """
+        dependents: Sequence[Call] = call.future._dependents or ()
+        added = 0.0
+        for dependent in tuple(dependents):
+            if dependent.dispatcher is call.dispatcher:
+                left = missing.get(dependent, dependent.pending) - 1
+                missing[dependent] = left
+                worth = self._worth_of_dependent(dependent) if left == 0 else None
+                if worth is not None:
+                    heapq.heappush(ready, (dependent.seq, dependent, worth))
+                    added += worth
         return added
 
     def _worth_of_dependent(self, call: Call) -> float | None:
@@ -176,18 +210,3 @@ class Batching:
 
 def _seq(call: Call) -> int:
     return call.seq
-
-
-def _release(call: Call, missing: dict[Call, int], ready: list[tuple[int, Call]]) -> None:
-    """Note that a call is in the batch; add to ``ready`` what waits for nothing else any more.
-
-    Without a lock: a dependency that ends meanwhile elsewhere can only make a count too high here, and then the
-    dependent is left to be sent in its turn.
-    """
-    dependents: Sequence[Call] = call.future._dependents or ()
-    for dependent in tuple(dependents):
-        if dependent.dispatcher is call.dispatcher:
-            left = missing.get(dependent, dependent.pending) - 1
-            missing[dependent] = left
-            if left == 0:
-                heapq.heappush(ready, (dependent.seq, dependent))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import copyreg
-import hashlib
 import logging
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
@@ -185,6 +184,8 @@ def tags(*names: str) -> Iterator[frozenset[str]]:
 
 def seed_of(path: str) -> int:
     """Return the seed that belongs to a place in a flow."""
+    import hashlib  # takes 10 ms, and most flows ask for no seed
+
     return int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "big")
 
 

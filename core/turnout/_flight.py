@@ -55,7 +55,8 @@ class FlightDispatcher(Dispatcher):
         self._quarantine: Batch | None = None
         # News of calls that were sent together with what they need, whose turn has just come.
         self._kept: deque[tuple[PackedBatch, Call, Outcome]] = deque()
-        self._batching = Batching(0.0 if self.capabilities.in_process else runner.max_batch_seconds)
+        most = 0.0 if self.capabilities.in_process else runner.max_batch_seconds
+        self._batching = Batching(most, runner.least_batch_seconds)
         self.sends_early = self.capabilities.orders
         self._early = EarlyCalls(self._lock, self._sent)
         self._shared = SharedArguments()
@@ -288,8 +289,13 @@ class FlightDispatcher(Dispatcher):
 
     def _recall_later(self, batch: PackedBatch) -> None:
         """Have back what waits behind a batch that gives back calls: where there is one slot, calls start in order."""
+        later: set[Batch] = set()
         with self._lock:
-            later = {other for other in self._sent.values() if other is not batch and other.seq > batch.seq}
+            # A copy: who settles a call takes it out without the lock.
+            for other in list(self._sent.values()):
+                if isinstance(other, PackedBatch) and other.seq > batch.seq and not other.is_recalled:
+                    other.is_recalled = True
+                    later.add(other)
         for other in later:
             self._backend.recall(other)
 

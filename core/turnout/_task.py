@@ -261,18 +261,23 @@ class Task(Decorated, Generic[P, R_co]):
         MappingMissingIterable
             If no argument can be walked over.
         """
-        if current_scope.get() is None:
+        scope = current_scope.get()
+        if scope is None:
             raise no_context(self)
         calls = elements_of(self.name, args, kwargs, lazy=lazy)
-
-        def submit(call: tuple[tuple[Any, ...], dict[str, Any]]) -> TaskFuture[R_co]:
-            args, kwargs = call
-            future: TaskFuture[R_co] = self.submit(*args, wait_for=wait_for, **kwargs)
-            return future
-
         if lazy:
+
+            def submit(call: tuple[tuple[Any, ...], dict[str, Any]]) -> TaskFuture[R_co]:
+                args, kwargs = call
+                future: TaskFuture[R_co] = self.submit(*args, wait_for=wait_for, **kwargs)
+                return future
+
             return LazyMap[R_co](submit, calls)
-        futures: FutureList[R_co] = FutureList(map(submit, calls))
+        # What is the same for all is looked up once.
+        take, bound = scope.engine.submit, self._bound
+        futures: FutureList[R_co] = FutureList(
+            [take(scope, self, bound + args if bound else args, kwargs, wait_for) for args, kwargs in calls]
+        )
         return [_final_state(future) for future in futures] if return_state else futures
 
     def with_options(self, **options: Any) -> Task[P, R_co]:

@@ -119,7 +119,7 @@ class WindowDispatcher(FlightDispatcher):
     def _send_one(self) -> bool:
         calls = self._take()
         if calls:
-            ahead = self._batching.grow(calls) if self._batching.max_seconds else ()
+            ahead = self._batching.grow(calls, self._backend.slots()) if self._batching.max_seconds else ()
             batch = self._as_batch(calls, ahead)
             if batch is not None:
                 self._submit(batch)
@@ -266,7 +266,7 @@ class WindowDispatcher(FlightDispatcher):
         if self._queue or self._suspects or self._quarantine is not None or source.is_recalled or source.is_aside:
             return
         left = tuple(source.left)
-        calls = self._batching.behind([source.calls[index] for index in left])
+        calls = self._batching.behind([source.calls[index] for index in left], self._backend.slots())
         prepared = self._prepared.begin(source, calls) if calls else None
         if prepared is None:
             return

@@ -275,6 +275,8 @@ class TaskRunner(abc.ABC):
     capabilities: Capabilities = Capabilities()
     max_batch_seconds: float = DEFAULT_BATCH_SECONDS
     """How much work, in seconds, calls may be that travel together; with 0 each travels alone."""
+    least_batch_seconds: float = 0.002
+    """How much work, in seconds, is worth a batch of its own: what a batch costs, there and back, or a little more."""
     _settings: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -321,9 +323,9 @@ class TaskRunner(abc.ABC):
     def recall(self, batch: Batch) -> None:  # noqa: B027 - what is given back is not owed
         """Have those calls of a batch given back, as ``RETURNED``, that have not begun; the others run on.
 
-        Called when some of them are not wanted any more, and at most once for a batch. A runner that can't ask its
-        workers does nothing: a batch of several calls gives them back by itself when it takes too long. Any thread may
-        call. Must not wait.
+        Called when some of them are not wanted any more, or others have to go first; at most once for a batch. A runner
+        that can't ask its workers does nothing: a batch of several calls gives them back by itself when it takes too
+        long. Any thread may call. Must not wait.
         """
 
     def fetch(self, stored: Stored) -> Parcel:

@@ -240,6 +240,42 @@ def test_large_functions_travel_once(own: DaskTaskRunner) -> None:
         assert _read_bytes() - before < 4_000_000
 
 
+def test_a_large_argument_travels_once(own: DaskTaskRunner) -> None:
+    array = np.ones(ARRAY_BYTES // 8)
+
+    @task
+    def total(array: Any, number: int) -> float:
+        return float(array.sum()) + number
+
+    def arguments(dask_scheduler: Any) -> int:
+        return sum(state.nbytes > ARRAY_BYTES for state in dask_scheduler.tasks.values())
+
+    with own:
+        before = _read_bytes()
+        futures = [total.submit(array, number) for number in range(50)]
+        assert [future.result() for future in futures] == [array.size + number for number in range(50)]
+        # To one worker, if by way of the scheduler, which is in this process; and from there to the other.
+        assert _read_bytes() - before < 3 * ARRAY_BYTES
+        eventually(lambda: on_scheduler(own, arguments) == 0, "it is let go", 10)
+
+
+def test_a_large_argument_that_is_lost_with_its_worker_is_sent_again(own: DaskTaskRunner, tmp_path: Path) -> None:
+    array = np.ones(ARRAY_BYTES // 8)
+    signals = Signals(str(tmp_path))
+
+    @task
+    def total(array: Any, number: int) -> float:
+        if number < 2:
+            # Both workers die, each for the first time that it has the array.
+            signals.note("begun", str(number))
+            if signals.notes("begun").count(str(number)) == 1:
+                os.kill(os.getpid(), 9)
+        return float(array.sum())
+
+    with own:
+        assert total.map([array] * 12, range(12)).result() == [float(array.size)] * 12
+
+
 def test_the_scheduler_never_unpickles_user_code(own: DaskTaskRunner) -> None:
     with own:
         main = os.getpid()

@@ -17,10 +17,12 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
+from turnout import task
 from turnout._serialization import Parcel, dumps
 from turnout._version import __version__
 from turnout.errors import RunnerStartError, RunnerStoppedError
 from turnout.runner import Batch, Host, Outcome, OutcomeKind
+from turnout_runners.process import ProcessPoolTaskRunner, _memory
 from turnout_runners.process._claims import Claims
 from turnout_runners.process._crew import Settings
 from turnout_runners.process._launch import Interpreter
@@ -859,3 +861,27 @@ def test_no_call_of_a_recalled_batch_begins(page: Claims) -> None:
     assert not ledger.begin(1)
     assert page.begin(2)
     assert page.ledger(2).begin(0)
+
+
+def test_a_large_argument_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    real = _memory.write
+
+    def write(file: Any, offset: int, data: Any) -> None:
+        written.append(memoryview(data).nbytes)
+        real(file, offset, data)
+
+    monkeypatch.setattr(_memory, "write", write)
+    data = bytearray(3_000_000)
+
+    @task
+    def change(data: bytearray, number: int) -> int:
+        data[0] += number
+        return data[0]
+
+    with ProcessPoolTaskRunner(max_workers=2) as runner:
+        assert isinstance(runner, ProcessPoolTaskRunner)
+        futures = [change.submit(data, number) for number in range(100)]
+        assert [future.result() for future in futures] == list(range(100))
+    assert written.count(3_000_000) == 1
+    assert data[0] == 0

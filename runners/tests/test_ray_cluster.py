@@ -19,6 +19,7 @@ from integration_tests.ray_clusters import Nodes
 from turnout import flow, get_run_logger, task
 from turnout.errors import CrashedRun, RunnerStartError
 from turnout.testing import Signals
+from turnout.testing._batches import batched
 from turnout_runners.ray import RayTaskRunner
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray")]
@@ -418,3 +419,54 @@ def test_a_host_that_is_cut_off_holds_up_no_calls_for_long(tmp_path: Path) -> No
         assert out == f"{sum(range(40))}\n"
     finally:
         nodes.stop()
+
+
+def test_a_large_argument_is_put_once(runner: RayTaskRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    array = np.ones(1_000_000)
+    values: list[Any] = []
+    real = ray.put
+
+    def put(value: Any, **options: Any) -> Any:
+        values.append(value)
+        return real(value, **options)
+
+    monkeypatch.setattr(ray, "put", put)
+
+    @task
+    def total(array: Any, number: int) -> float:
+        # Its own, though the others have it too.
+        array += number
+        return float(array[0])
+
+    with runner:
+        futures = [total.submit(array, number) for number in range(50)]
+        assert [future.result() for future in futures] == [1.0 + number for number in range(50)]
+    assert sum(isinstance(value, dict) for value in values) == 1
+    assert array[0] == 1.0
+
+
+def test_a_body_sees_no_signal_when_others_of_its_batch_are_cancelled(runner: RayTaskRunner, tmp_path: Path) -> None:
+    signals = Signals(str(tmp_path))
+
+    @task
+    def step(number: int) -> int:
+        signals.note("ran", str(number))
+        if number == 1:
+            signals.set("begun")
+            signals.wait("go")
+        return number
+
+    with batched("most"), runner:
+        futures = [step.submit(number) for number in range(40)]
+        signals.wait("begun")
+        taken = [future for future in futures[2::2] if future.cancel()]
+        signals.set("go")
+        for future in futures:
+            future.wait()
+    assert all(future.cancelled() for future in taken)
+    for number, future in enumerate(futures):
+        assert future.cancelled() or future.result() == number
+    ran = signals.notes("ran")
+    assert len(ran) == len(set(ran)), "none ran twice"
