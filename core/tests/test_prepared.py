@@ -275,6 +275,27 @@ def test_a_call_that_is_cancelled_while_it_is_packed() -> None:
         assert [depot.names(number) for number in range(3, len(depot.batches))] == [["add-0"]]
 
 
+@pytest.mark.parametrize(("count", "sizes", "sent"), [(6000, [2000] * 3, [4, 5, 5]), (2100, [2000, 100], [3, 4])])
+def test_behind_a_batch_that_is_all_to_come_only_a_full_one_stands_ready(
+    count: int, sizes: list[int], sent: list[int]
+) -> None:
+    with Depot() as depot:
+        last: TaskFuture[Any] = echo.submit(0)
+        echo.submit()
+        chain = [last := add.submit(last) for _ in range(count)]
+        depot.work(0)
+        depot.work(1)
+        seen: list[int] = []
+        for number in range(2, 2 + len(sizes)):
+            calls = depot.batches[number].calls
+            calls[-1].future.add_done_callback(lambda _: seen.append(len(depot.batches)))
+            depot.tell(number, *(Outcome(index, VALUE, number) for index in range(len(calls))))
+        assert depot.sizes() == [1, 1, *sizes]
+        # Each went before the end of the one before it was taken in, but for what was too little to stand ready.
+        assert seen == sent
+        assert all(one.done() for one in chain)
+
+
 def test_nothing_is_kept_of_those_that_went_or_did_not() -> None:
     with Depot() as depot:
         _, last = started(depot, 2)

@@ -151,6 +151,10 @@ class Batching:
             calls.sort(key=_seq)
         return added
 
+    def is_full(self, calls: Sequence[Call]) -> bool:
+        """Return whether so many calls make a batch that is worth more than half of what it may."""
+        return 2 * len(calls) >= _MOST or 2 * sum(self.worth(call) or 0.0 for call in calls) >= self.max_seconds
+
     def behind(self, calls: Sequence[Call], slots: int) -> list[Call]:
         """Return what may travel together and waits for nothing but these calls, in order of submission."""
         return sorted(self._dependents(calls, slots, sum(self.worth(call) or 0.0 for call in calls), 0.0, 0), key=_seq)

@@ -61,6 +61,8 @@ class FlightDispatcher(Dispatcher):
         self._early = EarlyCalls(self._lock, self._sent)
         self._shared = SharedArguments()
         self._prepared = PreparedBatches(self._lock, self._shared)
+        # The last batch of several calls that was sent, if it is under way.
+        self._newest: PackedBatch | None = None
         # Values that are still with the runner.
         self._stored: weakref.WeakSet[Stored] = weakref.WeakSet()
 
@@ -77,8 +79,8 @@ class FlightDispatcher(Dispatcher):
         """Send the batch that waits for what these news bring, if they bring all that it needs."""
 
     @abc.abstractmethod
-    def _prepare(self, source: PackedBatch) -> None:
-        """Have a batch ready for when the rest of this one is over, if there is nothing better to do."""
+    def _prepare(self, told: Batch) -> None:
+        """Have a batch ready for what comes next, if there is nothing better to do, when there is news of one."""
 
     def stop(self) -> None:
         # Whoever still has their futures may ask for them when the backend is gone.
@@ -132,7 +134,7 @@ class FlightDispatcher(Dispatcher):
             if self._prepared and isinstance(batch, PackedBatch):
                 self._drop_if_late(batch)
             self._send(everything=True)
-            if isinstance(batch, PackedBatch) and len(batch.calls) > 1 and batch.left:
+            if self._batching.max_seconds:
                 self._prepare(batch)
 
     def _start(self, ready: Sequence[Call]) -> None:
@@ -314,6 +316,8 @@ class FlightDispatcher(Dispatcher):
                 self._quarantine = None
             if isinstance(batch, PackedBatch):
                 batch.is_over = True
+                if self._newest is batch:
+                    self._newest = None
                 # Batches behind it still name it, and so would hold the results that it needed.
                 batch.upstream = batch.uses = ()
 

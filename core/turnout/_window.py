@@ -246,6 +246,8 @@ class WindowDispatcher(FlightDispatcher):
         except Exception as error:
             self._give_up(batch, error)
         self._follow(batch)
+        if len(batch.calls) > 1 and isinstance(batch, PackedBatch) and batch.left:
+            self._newest = batch
         for call in batch.calls:
             # Cancelled between taking and sending: the runner did not know of it then.
             if call.future._type >= COMPLETED and call in self._sent:
@@ -262,12 +264,21 @@ class WindowDispatcher(FlightDispatcher):
 
     # Before their turn
 
-    def _prepare(self, source: PackedBatch) -> None:
-        if self._queue or self._suspects or self._quarantine is not None or source.is_recalled or source.is_aside:
+    def _prepare(self, told: Batch) -> None:
+        if self._queue or self._suspects or self._quarantine is not None:
             return
-        left = tuple(source.left)
-        calls = self._batching.behind([source.calls[index] for index in left], self._backend.slots())
-        prepared = self._prepared.begin(source, calls) if calls else None
+        # Behind one that is half over, whatever there is. Behind the newest, only if no more would fit: of what is yet
+        # to be submitted more could go along.
+        half_over = isinstance(told, PackedBatch) and bool(told.left) and len(told.calls) > 1
+        source = told if half_over else self._newest
+        if not isinstance(source, PackedBatch) or source.is_recalled or source.is_aside or not source.left:
+            return
+        if self._prepared.behind(source) is not None:
+            return
+        calls = self._batching.behind([source.calls[index] for index in tuple(source.left)], self._backend.slots())
+        if not calls or not (half_over or self._batching.is_full(calls)):
+            return
+        prepared = self._prepared.begin(source, calls)
         if prepared is None:
             return
         stands = False
