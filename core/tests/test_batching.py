@@ -155,7 +155,7 @@ def test_a_runner_may_want_none_to_travel_together() -> None:
 
 
 def test_a_call_that_gets_longer_is_noticed_at_once() -> None:
-    batching = Batching(0.02, 0.002)
+    batching = Batching(0.02)
     with Depot() as depot:
         echo.submit()
         (call,) = depot.batches[0].calls

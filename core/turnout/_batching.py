@@ -19,6 +19,8 @@ __all__ = ["Batching"]
 # What a call costs on the worker besides its body, in seconds; and each byte of what it returns.
 _OVERHEAD: Final = 10e-6
 _PER_BYTE: Final = 2e-9
+# Less work than this, in seconds, is not worth being spread over several workers.
+_LEAST: Final = 0.002
 # How much more than the calls before them dependents may be worth side by side, and still go where those are.
 _WIDER: Final = 1.5
 # How many calls may travel together at most.
@@ -49,13 +51,10 @@ class Batching:
     ----------
     max_seconds
         How much work may travel together, in seconds; 0 for no more than one call.
-    least_seconds
-        Less work than this, in seconds, is not worth a batch of its own: it is not spread over several workers.
     """
 
-    def __init__(self, max_seconds: float, least_seconds: float) -> None:
+    def __init__(self, max_seconds: float) -> None:
         self.max_seconds = max_seconds
-        self._least = least_seconds
         # By the id of the function, which is held, so that no other gets it.
         self._paces: dict[int, tuple[Callable[..., Any], list[float]]] = {}
         # How many bytes of arguments calls bring, in the same way; only for functions whose calls bring some.
@@ -128,7 +127,7 @@ class Batching:
         share = 1 + len(queue) // (2 * slots)
         while worth is not None:
             total += worth
-            if len(calls) >= _MOST or total >= self.max_seconds or (len(calls) >= share and total >= self._least):
+            if len(calls) >= _MOST or total >= self.max_seconds or (len(calls) >= share and total >= _LEAST):
                 return
             call = first()
             worth = self.worth(call) if call is not None else None
@@ -179,7 +178,7 @@ class Batching:
         missing: dict[Call, int] = {}
         ready: list[tuple[int, Call, float]] = []
         waiting = sum(self._release(call, missing, ready) for call in calls)
-        most = max(self._least, _WIDER * worth_of_calls) if slots > 1 else float("inf")
+        most = max(_LEAST, _WIDER * worth_of_calls) if slots > 1 else float("inf")
         while ready and waiting <= most and count < _MOST and total < self.max_seconds:
             _, call, worth = heapq.heappop(ready)
             total += worth

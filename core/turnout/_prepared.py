@@ -90,6 +90,9 @@ class PreparedBatches:
     def __bool__(self) -> bool:
         return bool(self._behind)
 
+    def __contains__(self, call: Call) -> bool:
+        return call in self._of
+
     def behind(self, source: PackedBatch) -> Prepared | None:
         """Return the one that waits for a batch."""
         return self._behind.get(source)

@@ -77,7 +77,7 @@ class WindowDispatcher(FlightDispatcher):
     def _was_sent(self, call: Call) -> bool:
         """Take a call as sent whose turn has come, if it was sent together with what it needs, or early, or will be."""
         # In this order: a prepared call may be sent between the two looks.
-        if self._prepared and self._prepared.came_due(call):
+        if call in self._prepared and self._prepared.came_due(call):
             return True
         if call in self._sent:
             with self._lock:

@@ -275,8 +275,6 @@ class TaskRunner(abc.ABC):
     capabilities: Capabilities = Capabilities()
     max_batch_seconds: float = DEFAULT_BATCH_SECONDS
     """How much work, in seconds, calls may be that travel together; with 0 each travels alone."""
-    least_batch_seconds: float = 0.002
-    """How much work, in seconds, is worth a batch of its own: what a batch costs, there and back, or a little more."""
     _settings: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:

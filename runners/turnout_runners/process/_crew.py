@@ -115,7 +115,7 @@ class Crew:
 
     def balance(self) -> None:
         """Give out what waits, move what waits behind a long call to an idle worker, start workers that are needed."""
-        self._give_out()
+        self.give_out()
         self._even_out()
         self._grow()
 
@@ -165,7 +165,8 @@ class Crew:
 
     # Giving out.
 
-    def _give_out(self) -> None:
+    def give_out(self) -> None:
+        """Give what waits to workers that have room. May be called while news are told."""
         while self._queue:
             if not self._queue[0].left:
                 heapq.heappop(self._queue)

@@ -71,7 +71,12 @@ class Pool:
         if self._crew.broken is not None:
             raise RunnerStartError(_start_error(self._crew.broken))
         assignment = self._crew.enlist(batch)
-        self._leave_word(lambda: self._crew.add(assignment))
+        if threading.current_thread() is self._thread and not self._words:
+            # It tells news just now, and those may take longer to be taken in than a worker has anything to do.
+            self._crew.add(assignment)
+            self._crew.give_out()
+        else:
+            self._leave_word(lambda: self._crew.add(assignment))
 
     def cancel(self, batch: Batch) -> bool:
         """Stop a batch, and return whether it is not over yet."""
