@@ -467,6 +467,39 @@ def test_a_call_that_is_cancelled_has_the_rest_given_back() -> None:
         assert sum(depot.sizes()) == 7, "those that were cancelled were not sent again"
 
 
+class Unready(Depot):
+    """Knows nothing of a batch before it is submitted, and something is done just then."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        super().__init__()
+        self.meanwhile = meanwhile
+
+    def submit(self, batch: Batch) -> None:
+        if len(batch.calls) > 1:
+            self.meanwhile()
+        super().submit(batch)
+
+    def recall(self, batch: Batch) -> None:
+        if batch in self.batches:
+            super().recall(batch)
+
+
+@tiny
+def test_a_call_that_is_cancelled_while_its_batch_is_submitted() -> None:
+    futures: list[TaskFuture[Any]] = []
+    with Unready(lambda: futures[3].cancel()) as depot:
+        assert isinstance(depot, Unready)
+        futures += [echo.submit(), echo.submit()]
+        futures += [echo.submit(number) for number in range(4)]
+        depot.work(0)
+        assert futures[3].cancelled()
+        assert depot.recalled == [depot.batches[2]]
+        depot.tell(2, Outcome(0, VALUE, 0), *(Outcome(index, RETURNED) for index in range(1, 4)))
+        depot.work_off(3)
+        depot.work(1)
+        assert [future.cancelled() for future in futures] == [False, False, False, True, False, False]
+
+
 def test_a_cancel_waits_until_what_was_sent_can_not_begin_any_more() -> None:
     class Slow(Depot):
         def cancel(self, batch: Batch) -> bool:

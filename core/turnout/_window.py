@@ -248,10 +248,12 @@ class WindowDispatcher(FlightDispatcher):
         self._follow(batch)
         if len(batch.calls) > 1 and isinstance(batch, PackedBatch) and batch.left:
             self._newest = batch
-        for call in batch.calls:
-            # Cancelled between taking and sending: the runner did not know of it then.
-            if call.future._type >= COMPLETED and call in self._sent:
-                self.abandon(call)
+        unwanted = [call for call in batch.calls if call.future._type >= COMPLETED and call in self._sent]
+        if unwanted and isinstance(batch, PackedBatch):
+            # Cancelled between taking and sending: the runner did not know of the batch then.
+            batch.is_recalled = False
+        for call in unwanted:
+            self.abandon(call)
 
     def _give_up(self, batch: Batch, error: Exception) -> None:
         with delivering():

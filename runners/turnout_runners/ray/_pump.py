@@ -98,7 +98,9 @@ class Pump:
         self._queue: list[tuple[int, int, Batch]] = []
         self._numbers = 0
         self._sending = 0
+        # What is to be cancelled, or to be asked for its rest, as soon as it is sent.
         self._cancelled: set[Batch] = set()
+        self._recalled: set[Batch] = set()
         # How often batches never began, by what they keep when they are sent again.
         self._returned: dict[int, int] = {}
         self._lost: str | None = None
@@ -139,16 +141,13 @@ class Pump:
 
         with self._changed:
             entry = self._by_batch.get(batch)
-            queued = [item for item in self._queue if item[2] is batch]
-            for item in queued:
-                self._queue.remove(item)
-                heapq.heapify(self._queue)
+            was_queued = self._unqueued(batch)
             if entry is not None:
                 entry.is_cancelled = True
-            elif not queued and self._sending:
+            elif not was_queued and self._sending:
                 # It may be on its way out of the queue in another thread.
                 self._cancelled.add(batch)
-        if queued:
+        if was_queued:
             self._host.report(batch, for_each(batch, OutcomeKind.RETURNED))
             return True
         if entry is None:
@@ -162,14 +161,24 @@ class Pump:
 
         with self._changed:
             entry = self._by_batch.get(batch)
+            was_queued = self._unqueued(batch)
             if entry is not None:
                 entry.is_asked_for_rest = True
-        if entry is not None:
+            elif not was_queued and self._sending:
+                self._recalled.add(batch)
+        if was_queued:
+            self._host.report(batch, for_each(batch, OutcomeKind.RETURNED))
+        elif entry is not None:
             # Without force: Ray drops a task that waits, and sends the worker of one that runs a signal, see _remote.
             ray.cancel(entry.sent.outcomes, force=False, recursive=False)
-        else:
-            # It may be in the queue, and then goes back as a whole.
-            self.cancel(batch)
+
+    def _unqueued(self, batch: Batch) -> bool:
+        """Return whether a batch was in the queue, and now is not. With the lock held."""
+        queued = [item for item in self._queue if item[2] is batch]
+        for item in queued:
+            self._queue.remove(item)
+            heapq.heapify(self._queue)
+        return bool(queued)
 
     def references(self) -> list[Any]:
         """Return what to wait for."""
@@ -207,12 +216,15 @@ class Pump:
             self._sending -= 1
             self._entries[sent.outcomes] = entry
             self._by_batch[batch] = self._by_number[number] = entry
-            is_cancelled = batch in self._cancelled
+            is_cancelled, is_recalled = batch in self._cancelled, batch in self._recalled
             if not self._sending:
                 self._cancelled.clear()
+                self._recalled.clear()
             self._changed.notify()
         if is_cancelled:
             self.cancel(batch)
+        elif is_recalled:
+            self.recall(batch)
 
     def _refill(self) -> None:
         """Send from the queue what there is room for."""
