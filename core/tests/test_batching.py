@@ -186,6 +186,21 @@ def test_a_chain_travels_together() -> None:
         assert last.result(0) == 20
 
 
+@tiny
+@pytest.mark.parametrize(("size", "batch"), [(1, ["echo-1"]), (2, ["echo-1", "echo-5", "echo-6"])])
+def test_on_one_slot_none_is_taken_past_a_call_that_was_sent(size: int, batch: list[str]) -> None:
+    with Depot(size) as depot:
+        first = echo.submit()
+        waited = echo.submit(wait_for=[first])
+        sent = [echo.submit() for _ in range(2 * size - 1)]
+        late = [echo.submit(), echo.submit()]
+        assert depot.sizes() == [1] * (2 * size)
+        depot.work(0)
+        assert depot.names(2 * size) == batch
+        depot.work_off(1)
+        assert all(future.done() for future in (waited, *sent, *late))
+
+
 def test_what_opens_out_is_spread() -> None:
     with Depot(4) as depot:
         for _ in range(8):

@@ -106,7 +106,12 @@ class Batching:
         return not self.max_seconds or (id(call.task.fn) in self._paces and self.worth(call) is None)
 
     def fill(
-        self, calls: list[Call], first: Callable[[], Call | None], queue: list[tuple[int, Call]], slots: int
+        self,
+        calls: list[Call],
+        first: Callable[[], Call | None],
+        queue: list[tuple[int, Call]],
+        slots: int,
+        before: int | None = None,
     ) -> None:
         """Move from the queue to a batch what may travel with its first call.
 
@@ -120,6 +125,8 @@ class Batching:
             A heap.
         slots
             How many calls can run at once.
+        before
+            Only calls with lower numbers, if that is given.
         """
         worth = self.worth(calls[0])
         total = 0.0
@@ -130,6 +137,8 @@ class Batching:
             if len(calls) >= _MOST or total >= self.max_seconds or (len(calls) >= share and total >= _LEAST):
                 return
             call = first()
+            if call is not None and before is not None and call.seq > before:
+                return
             worth = self.worth(call) if call is not None else None
             if call is not None and worth is not None:
                 calls.append(call)

@@ -170,8 +170,14 @@ class WindowDispatcher(FlightDispatcher):
                 calls.append(call)
                 heapq.heappop(self._queue)
         elif self._batching.max_seconds:
-            self._batching.fill(calls, self._first, self._queue, slots)
+            # Where order counts, a batch goes by its first call, and must not take others past one that waits already.
+            before = self._next_sent(first) if slots == 1 else None
+            self._batching.fill(calls, self._first, self._queue, slots, before)
         return calls
+
+    def _next_sent(self, call: Call) -> int | None:
+        """Return the number of the next batch under way that is later than a call."""
+        return min((batch.seq for batch in list(self._sent.values()) if batch.seq > call.seq), default=None)
 
     def _first(self) -> Call | None:
         """Return the first call of the queue that is still wanted."""

@@ -16,7 +16,7 @@ __all__ = ["Footprint", "Socket", "descendants", "listening"]
 _PROC = Path("/proc")
 _LISTEN = "0A"
 _UNCONNECTED = "07"
-_LISTED = re.compile(r"/proc/\d+/fd")
+_LISTED = re.compile(r"/proc/\d+/(fd|stat)")
 
 
 @dataclass(frozen=True)
