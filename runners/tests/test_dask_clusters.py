@@ -240,8 +240,13 @@ def test_large_functions_travel_once(own: DaskTaskRunner) -> None:
         assert _read_bytes() - before < 4_000_000
 
 
-def test_a_large_argument_travels_once(own: DaskTaskRunner) -> None:
+def test_a_large_argument_travels_once(own: DaskTaskRunner, tmp_path: Path) -> None:
     array = np.ones(ARRAY_BYTES // 8)
+    signals = Signals(str(tmp_path))
+
+    @task
+    def hold(array: Any) -> None:
+        signals.wait("go")
 
     @task
     def total(array: Any, number: int) -> float:
@@ -252,8 +257,12 @@ def test_a_large_argument_travels_once(own: DaskTaskRunner) -> None:
 
     with own:
         before = _read_bytes()
+        # As long as this one is open, nobody may change it.
+        held = hold.submit(array)
         futures = [total.submit(array, number) for number in range(50)]
         assert [future.result() for future in futures] == [array.size + number for number in range(50)]
+        signals.set("go")
+        held.result()
         # To one worker, if by way of the scheduler, which is in this process; and from there to the other.
         assert _read_bytes() - before < 3 * ARRAY_BYTES
         eventually(lambda: on_scheduler(own, arguments) == 0, "it is let go", 10)

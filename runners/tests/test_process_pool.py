@@ -22,6 +22,7 @@ from turnout._serialization import Parcel, dumps
 from turnout._version import __version__
 from turnout.errors import RunnerStartError, RunnerStoppedError
 from turnout.runner import Batch, Host, Outcome, OutcomeKind
+from turnout.testing import Signals
 from turnout_runners.process import ProcessPoolTaskRunner, _memory
 from turnout_runners.process._claims import Claims
 from turnout_runners.process._crew import Settings
@@ -863,7 +864,7 @@ def test_no_call_of_a_recalled_batch_begins(page: Claims) -> None:
     assert page.ledger(2).begin(0)
 
 
-def test_a_large_argument_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_argument_is_written_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     written: list[int] = []
     real = _memory.write
 
@@ -874,6 +875,12 @@ def test_a_large_argument_is_written_once(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(_memory, "write", write)
     data = bytearray(3_000_000)
 
+    signals = Signals(str(tmp_path))
+
+    @task
+    def hold(data: bytearray) -> None:
+        signals.wait("go")
+
     @task
     def change(data: bytearray, number: int) -> int:
         data[0] += number
@@ -881,7 +888,11 @@ def test_a_large_argument_is_written_once(monkeypatch: pytest.MonkeyPatch) -> No
 
     with ProcessPoolTaskRunner(max_workers=2) as runner:
         assert isinstance(runner, ProcessPoolTaskRunner)
+        # As long as this one is open, nobody may change it.
+        held = hold.submit(data)
         futures = [change.submit(data, number) for number in range(100)]
         assert [future.result() for future in futures] == list(range(100))
+        signals.set("go")
+        held.result()
     assert sum(size >= 3_000_000 for size in written) == 1
     assert data[0] == 0

@@ -421,7 +421,7 @@ def test_a_host_that_is_cut_off_holds_up_no_calls_for_long(tmp_path: Path) -> No
         nodes.stop()
 
 
-def test_a_large_argument_is_put_once(runner: RayTaskRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_argument_is_put_once(runner: RayTaskRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import ray
 
     array = np.ones(1_000_000)
@@ -434,6 +434,12 @@ def test_a_large_argument_is_put_once(runner: RayTaskRunner, monkeypatch: pytest
 
     monkeypatch.setattr(ray, "put", put)
 
+    signals = Signals(str(tmp_path))
+
+    @task
+    def hold(array: Any) -> None:
+        signals.wait("go")
+
     @task
     def total(array: Any, number: int) -> float:
         # Its own, though the others have it too.
@@ -441,8 +447,12 @@ def test_a_large_argument_is_put_once(runner: RayTaskRunner, monkeypatch: pytest
         return float(array[0])
 
     with runner:
+        # As long as this one is open, nobody may change it.
+        held = hold.submit(array)
         futures = [total.submit(array, number) for number in range(50)]
         assert [future.result() for future in futures] == [1.0 + number for number in range(50)]
+        signals.set("go")
+        held.result()
     assert sum(isinstance(value, dict) for value in values) == 1
     assert array[0] == 1.0
 
