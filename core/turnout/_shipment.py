@@ -70,7 +70,7 @@ JobRow: TypeAlias = tuple[
     str | None,
     Parcel | None,
 ]
-"""The fields of a :class:`Job`. Plain tuples pickle without calling Python: 4 µs less for each, there and back."""
+"""The fields of a :class:`Job`. Plain tuples pickle without calling Python: 1.7 µs less for each, there and back."""
 
 
 class Shipment(NamedTuple):
