@@ -9,6 +9,7 @@ from ._arguments import PLAIN, Placeholder, replace_arguments
 from ._call import Call
 from ._failures import TravellingFailure, encode
 from ._future import COMPLETED, TaskFuture
+from ._reused import key_if_used_before
 from ._serialization import Parcel, dumps, explain, is_plain
 from ._shared import LARGE, SharedArguments, Use
 from ._state import StateType
@@ -45,6 +46,8 @@ class PackedArguments:
         """The calls of the batch so far, by their futures."""
         self.uses: dict[int, Use] = {}
         """The large arguments, by where they are in the upstream."""
+        self.keys: dict[int, bytes] = {}
+        """What large values go by that ``read_only`` calls have, by where they are in the upstream."""
         self.sizes: dict[Call, int] = {}
         """How many bytes calls bring of their own, if that is worth noting."""
         self.nbytes = 0
@@ -52,6 +55,8 @@ class PackedArguments:
         self._coming = coming
         self._shared = shared
         self._place_of: dict[int, Placeholder] = {}
+        # What travels apart for read-only calls, which may have the same objects.
+        self._read_only: dict[TaskFuture[Any], Placeholder] = {}
 
     def independent(self, call: Call) -> Arguments:
         """Return arguments without any futures.
@@ -100,7 +105,7 @@ class PackedArguments:
 
     def _anyhow(self, call: Call) -> tuple[Arguments, Places]:
         args, kwargs = call.args, call.kwargs
-        place = _placer(self.upstream, self.inside, call.dispatcher.runner, self._coming)
+        place = self._placer(call)
         places: list[tuple[int | str, int]] = []
         placed = _plainly_placed(list(enumerate(args)), place, places)
         named = _plainly_placed(list(kwargs.items()), place, places) if placed is not None else None
@@ -140,7 +145,7 @@ class PackedArguments:
         for value in _own(call, args, kwargs):
             use = use_of(value, call)
             if use is not None:
-                places[id(value)] = self._place(use)
+                places[id(value)] = self._place(use, call)
         if not places:
             return args, kwargs, False
         placed = tuple([places.get(id(value), value) for value in args])
@@ -153,12 +158,50 @@ class PackedArguments:
         parcel = large.get(id(value))
         return None if parcel is None or self._shared is None else self._shared.add(value, parcel, call)
 
-    def _place(self, use: Use) -> Placeholder:
+    def _place(self, use: Use, call: Call) -> Placeholder:
         place = self._place_of.get(id(use))
         if place is None:
             place = self._place_of[id(use)] = Placeholder(len(self.upstream))
             self.uses[place.index] = use
             self.upstream.append(use.parcel)
+        if call.task.read_only:
+            self._note_key(place.index, use.parcel)
+        return place
+
+    def _note_key(self, index: int, value: object) -> None:
+        if isinstance(value, (Parcel, Stored)) and value.nbytes > LARGE:
+            key = key_if_used_before(value)
+            if key is not None:
+                self.keys[index] = key
+
+    def _placer(self, call: Call) -> Callable[[TaskFuture[Any], bool], Any]:
+        """Return what stands in for futures: small results themselves, placeholders for what travels beside.
+
+        Placeholders for what earlier calls of the batch return have negative numbers, -1 for the first.
+        """
+        upstream, inside, runner, coming = self.upstream, self.inside, call.dispatcher.runner, self._coming
+        is_read_only = call.task.read_only
+        # Others get entries of their own: what one unpacks and changes, another of the batch must not see.
+        places = self._read_only if is_read_only else {}
+
+        def place(future: TaskFuture[Any], allowed: bool) -> Any:
+            # It may be over by the time that it is looked at again; then there is nothing to come.
+            is_over = future._type >= COMPLETED
+            if not is_over and future in inside:
+                return Placeholder(-1 - inside[future])
+            is_over = is_over or coming is None
+            value = future._data
+            if is_over and type(value) in PLAIN:
+                return value
+            found = places.get(future)
+            if found is None:
+                item = _parcelled(future, value, runner) if is_over or coming is None else coming(future)
+                found = places[future] = Placeholder(len(upstream))
+                upstream.append(item)
+            if is_read_only:
+                self._note_key(found.index, upstream[found.index])
+            return found
+
         return place
 
 
@@ -196,37 +239,6 @@ def _dumped_arguments(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any])
         return dumps((args, kwargs))
     except Exception as error:
         raise _explained(call, args, kwargs, error) from error
-
-
-def _placer(
-    upstream: list[Any],
-    inside: Mapping[TaskFuture[Any], int],
-    runner: TaskRunner | None,
-    coming: Callable[[TaskFuture[Any]], Coming] | None,
-) -> Callable[[TaskFuture[Any], bool], Any]:
-    """Return what stands in for futures: small results themselves, placeholders for what travels beside.
-
-    Placeholders for what earlier calls of the batch return have negative numbers, -1 for the first.
-    """
-    places: dict[TaskFuture[Any], Placeholder] = {}
-
-    def place(future: TaskFuture[Any], allowed: bool) -> Any:
-        # It may be over by the time that it is looked at again; then there is nothing to come.
-        is_over = future._type >= COMPLETED
-        if not is_over and future in inside:
-            return Placeholder(-1 - inside[future])
-        is_over = is_over or coming is None
-        value = future._data
-        if is_over and type(value) in PLAIN:
-            return value
-        if future not in places:
-            item = _parcelled(future, value, runner) if is_over or coming is None else coming(future)
-            # Each call gets entries of its own: what one unpacks and changes, another of the batch must not see.
-            places[future] = Placeholder(len(upstream))
-            upstream.append(item)
-        return places[future]
-
-    return place
 
 
 def _parcelled(future: TaskFuture[Any], value: Any, runner: TaskRunner | None) -> Parcel | Stored | TravellingFailure:

@@ -214,7 +214,14 @@ class _Packing:
         flows = tuple(info for _, info in self._flows.values())
         shared = frozenset(self._arguments.uses) if len(self._rows) > 1 else frozenset()
         shipment = Shipment(
-            tuple(self._kinds), tuple(self._rows), flows, log_levels(), this_process(), patience, shared
+            tuple(self._kinds),
+            tuple(self._rows),
+            flows,
+            log_levels(),
+            this_process(),
+            patience,
+            shared,
+            self._arguments.keys,
         )
         # No need for cloudpickle: what is not plain is packed already.
         buffers: list[pickle.PickleBuffer] = []

@@ -84,11 +84,13 @@ class Parcel:
     [1, 2]
     """
 
-    __slots__ = ("buffers", "data")
+    __slots__ = ("buffers", "data", "key")
 
     def __init__(self, data: Buffer, buffers: tuple[Buffer, ...] = ()) -> None:
         self.data = data
         self.buffers = buffers
+        self.key: bytes | None = None
+        """What it goes by if ``read_only`` calls use it several times. It stays behind when the parcel travels."""
 
     @property
     def nbytes(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ._serialization import Parcel
@@ -85,8 +86,10 @@ class Shipment(NamedTuple):
     """The driver's process."""
     patience: float
     """After how many seconds a batch of several gives back what has not begun."""
-    shared: frozenset[int] = frozenset()
+    shared: frozenset[int]
     """Which values that travel apart several calls have."""
+    keys: Mapping[int, bytes]
+    """By what those go, if they may be kept for further calls."""
 
 
 # A fork has its parent's token and another id; another host may have the same id, with another token.

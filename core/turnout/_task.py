@@ -438,8 +438,8 @@ def task(fn: Any = None, /, **options: Any) -> Any:
     batch
         False: calls never travel together with others.
     read_only
-        The body changes none of its arguments: large arrays may be those that other calls have, without a copy.
-        Writing to them is an error, where the runner can tell.
+        The body changes none of its arguments: large arrays and objects may be those that other calls have.
+        Writing to arrays is an error then, where the runner can tell.
     task_runner
         Where the calls run, if not where the flow's others do: a runner, its class, or a word such as ``"process"``.
     **runner_options

@@ -158,12 +158,14 @@ class Stored:
         Its size, in bytes.
     """
 
-    __slots__ = ("__weakref__", "_lock", "_parcel", "handle", "nbytes", "runner")
+    __slots__ = ("__weakref__", "_lock", "_parcel", "handle", "key", "nbytes", "runner")
 
     def __init__(self, runner: TaskRunner, handle: Any, nbytes: int) -> None:
         self.runner = runner
         self.handle: Any = handle
         self.nbytes = nbytes
+        self.key: bytes | None = None
+        """What it goes by if ``read_only`` calls use it several times."""
         self._parcel: Parcel | None = None
         self._lock = threading.Lock()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import sys
 import threading
 import time
 import types
@@ -19,6 +20,7 @@ from ._context import RunContext, Scope, current_scope, current_tags, seed_of, s
 from ._failures import TravellingFailure, encode, without_own_frames
 from ._forwarding import forwarding
 from ._prints import prints_logged
+from ._reused import is_costly, let_go, take
 from ._serialization import (
     PLAIN_TYPES,
     Parcel,
@@ -120,8 +122,16 @@ class _Runs:
         # What calls returned that later ones need.
         self.results: dict[int, Any] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
+        # What stays in this process for read-only calls, at least until this batch is over: once for each use.
+        self._taken: list[bytes] = []
 
     def run(self, ledger: Ledger | None = None) -> None:
+        try:
+            self.run_in_order(ledger)
+        finally:
+            let_go(self._taken)
+
+    def run_in_order(self, ledger: Ledger | None) -> None:
         jobs = self.jobs
         is_async = [self.shipment.kinds[job.kind].is_async for job in jobs]
         with self.forwarding():
@@ -163,8 +173,11 @@ class _Runs:
             teller.end()
 
     async def run_together(self) -> None:
-        with self.forwarding():
-            await self.run_async(range(len(self.jobs)))
+        try:
+            with self.forwarding():
+                await self.run_async(range(len(self.jobs)))
+        finally:
+            let_go(self._taken)
 
     def forwarding(self) -> contextlib.AbstractContextManager[None]:
         # An executor may turn out to be threads of the driver, whose logging needs no help.
@@ -197,9 +210,13 @@ class _Runs:
         scope = self.enter(index)
         begin = time.perf_counter()
         try:
-            function, args, kwargs = self.unpack(scope)
+            function = self.function(scope)
+            begin, imported = time.perf_counter(), len(sys.modules)
+            args, kwargs = self.unpack(scope)
+            if len(sys.modules) > imported:
+                # Modules are loaded once. Everything else it takes to unpack arguments is the call's own time.
+                begin = time.perf_counter()
             self.tell_started(index)
-            begin = time.perf_counter()
             if self.stopper is None:
                 value = call_body(function, args, kwargs, scope)
             else:
@@ -236,7 +253,8 @@ class _Runs:
         scope = self.enter(index)
         begin = time.perf_counter()
         try:
-            function, args, kwargs = self.unpack(scope)
+            function = self.function(scope)
+            args, kwargs = self.unpack(scope)
             self.emit([Outcome(index, OutcomeKind.STARTED)])
             begin = time.perf_counter()
             value = await call_async_body(function, args, kwargs, scope)
@@ -251,20 +269,22 @@ class _Runs:
         current_tags.set(scope.kind.tags)
         return scope
 
-    def unpack(self, scope: RemoteScope) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        job = scope.job
-        function = self._functions.get(job.kind)
+    def function(self, scope: RemoteScope) -> Callable[..., Any]:
+        function = self._functions.get(scope.job.kind)
         if function is None:
             digest = scope.kind.function
             what = f"The function of task {scope.name!r}"
-            function = self._functions[job.kind] = load_function(digest, self.functions.get(digest, b""), what)
+            function = self._functions[scope.job.kind] = load_function(digest, self.functions.get(digest, b""), what)
+        return function
+
+    def unpack(self, scope: RemoteScope) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        job = scope.job
         try:
             if job.variables is not None:
                 set_registered(job.variables.load())
-            args, kwargs = self.arguments(job, scope.kind.read_only)
+            return self.arguments(job, scope.kind.read_only)
         except Exception as error:
             raise explain_load(error, f"An argument of task {scope.name!r}") from error
-        return function, args, kwargs
 
     def arguments(self, job: Job, read_only: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
         arguments = job.arguments
@@ -293,15 +313,27 @@ class _Runs:
         def value_of(index: int) -> Any:
             if index not in values:
                 value = self.upstream[index] if index >= 0 else self.results[-1 - index]
-                if isinstance(value, Parcel) and (index < 0 or index in self.shipment.shared):
-                    # It is yet to be sent as it is now, or to be given to other calls.
-                    value = SharedParcel(value.data, value.buffers)
                 if isinstance(value, Parcel):
-                    value = value.load(read_only=read_only)
-                values[index] = value.load() if isinstance(value, TravellingFailure) else value
+                    key = self.shipment.keys.get(index) if read_only else None
+                    values[index] = self.load(value, index, read_only) if key is None else self.take(key, value)
+                else:
+                    values[index] = value.load() if isinstance(value, TravellingFailure) else value
             return values[index]
 
         return value_of
+
+    def load(self, parcel: Parcel, index: int, read_only: bool) -> Any:
+        if index < 0 or index in self.shipment.shared:
+            # It is yet to be sent as it is now, or to be given to other calls.
+            parcel = SharedParcel(parcel.data, parcel.buffers)
+        return parcel.load(read_only=read_only)
+
+    def take(self, key: bytes, parcel: Parcel) -> Any:
+        if not is_costly(parcel):
+            return parcel.load(read_only=True)
+        value = take(key, lambda: parcel.load(read_only=True))
+        self._taken.append(key)
+        return value
 
     def value(self, index: int, scope: RemoteScope, value: Any, begin: float) -> Outcome:
         seconds = time.perf_counter() - begin

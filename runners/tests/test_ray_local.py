@@ -238,7 +238,7 @@ def test_prints_of_tasks_and_nothing_else_on_standard_output(tmp_path: Path) -> 
 
 
 WITHOUT_MAILBOX = """
-import logging, sys
+import logging, sys, time
 import ray
 from turnout import flow, get_run_logger, task
 from turnout_runners.ray import RayTaskRunner
@@ -251,14 +251,23 @@ def talk(number):
     get_run_logger().info("last word of %d", number)
     return number
 
+@task(timeout_seconds=0.5)
+def stay():
+    time.sleep(600)
+
 @flow(task_runner=(runner := RayTaskRunner(num_cpus=1)))
 def main():
     return talk.map(range(3))
+
+@flow(task_runner=runner)
+def late():
+    return type(stay.submit().exception()).__name__
 
 with runner:
     main()
     ray.kill(runner._connection.mailbox)
     print(main())
+    print(late())
 """
 
 
@@ -269,3 +278,40 @@ def test_without_its_mailbox_a_task_is_told_of_at_its_end(tmp_path: Path) -> Non
         for word in ("first", "last"):
             assert done.stdout.count(f"turnout.task_runs {word} word of {number}\n") == 2
     assert "[0, 1, 2]" in done.stdout
+    assert "TaskRunTimeoutError" in done.stdout
+
+
+def test_cancels_that_meet_the_ends_of_tasks_do_not_end_the_driver(tmp_path: Path) -> None:
+    """``ray.cancel`` called in the driver itself ends it, within two or three seconds of this."""
+    script = """
+        import ray
+
+        @ray.remote(max_retries=0)
+        def nothing():
+            pass
+
+        def is_cancelled(reference):
+            try:
+                ray.get(reference)
+            except ray.exceptions.TaskCancelledError:
+                return True
+            return False
+
+        runner = RayTaskRunner(num_cpus=2)
+
+        @flow(task_runner=runner)
+        def main():
+            double.submit(1).result()
+            cancel = runner._pump._post.cancel
+            ends = set()
+            end = time.monotonic() + 8
+            while time.monotonic() < end:
+                references = [nothing.remote() for _ in range(50)]
+                for reference in references:
+                    cancel(reference, force=False)
+                ends.update(map(is_cancelled, references))
+            return sorted(ends)
+
+        tell(ends=main())
+    """
+    assert told_by(script, tmp_path, quietly=False)["ends"] == [False, True]

@@ -238,6 +238,40 @@ class ValueConformance(Conformance):
         assert looked == [(begin, number) for number in range(60)]
         assert (sum(data[:1000]), sum(listed)) == (begin, total)
 
+    def test_T6_read_only_tasks_may_share_objects(self, runner: TaskRunner) -> None:
+        """What ``read_only`` tasks look at is right, though others change theirs."""
+
+        @task
+        def table_of(length: int) -> dict[int, int]:
+            return {number: 3 * number for number in range(length)}
+
+        @task(read_only=True)
+        def look(table: dict[int, int], key: int) -> int:
+            return table[key]
+
+        @task
+        def forget(table: dict[int, int]) -> int:
+            size = len(table)
+            table.clear()
+            return size
+
+        keys = range(0, 30_000, 500)
+
+        @flow(task_runner=runner)
+        def share() -> Any:
+            mine = {number: 2 * number for number in range(30_000)}
+            theirs = table_of.submit(30_000)
+            looked = [look.submit(table, key) for key in keys for table in (mine, theirs)]
+            if runner.capabilities.in_process:
+                return looked, []
+            forgot = [forget.submit(table) for _ in range(3) for table in (mine, theirs)]
+            return looked + [look.submit(table, 1, wait_for=forgot) for table in (mine, theirs)], forgot
+
+        looked, forgot = share()
+        expected = [factor * key for key in keys for factor in (2, 3)]
+        assert looked == ([*expected, 2, 3] if forgot else expected)
+        assert set(forgot) <= {30_000}
+
     def test_T6_a_large_argument_that_changed_since(self, runner: TaskRunner) -> None:
         """When the calls that have an object are over, it may change: later ones get it as it is then."""
         data = bytearray(_large(300_000))

@@ -1,4 +1,4 @@
-"""The actor that takes news from workers while their tasks run, and keeps them until they are fetched."""
+"""The actor that takes news from workers while tasks run, keeps them until they are fetched, and cancels tasks."""
 
 from __future__ import annotations
 
@@ -39,6 +39,13 @@ class Mailbox:
         Whoever waited for the same channel before goes home with nothing, so that there is one taker at most.
         """
         return [tuple(message) for message in await self._box(channel).take(seconds)]
+
+    async def cancel(self, references: list[Any], *, force: bool, recursive: bool) -> None:
+        """Cancel the Ray tasks of a driver: see :meth:`Post.cancel`, which asks for it."""
+        import ray
+
+        for reference in references:
+            ray.cancel(reference, force=force, recursive=recursive)
 
     async def close(self, channel: str) -> None:
         """Forget a channel."""

@@ -1,4 +1,4 @@
-"""The driver's side of the mailbox: one request that waits there for news, and one that sweeps it out."""
+"""The driver's side of the mailbox: requests that wait there for news or sweep it out, and those to cancel tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONG: Final = 20.0
 
 
 class Post:
-    """Fetches what workers leave in a mailbox. For one thread only.
+    """Fetches what workers leave in a mailbox. For one thread only, save for :meth:`cancel`.
 
     Parameters
     ----------
@@ -70,6 +70,29 @@ class Post:
             except Exception as error:
                 self._lose(error)
         return messages
+
+    def cancel(self, reference: Any, *, force: bool) -> None:
+        """Cancel a Ray task of this process: by way of the mailbox, from where Ray asks this process to do it.
+
+        Called here, ``ray.cancel`` ends the process now and then ("Check failed: Tried to complete task that was not
+        pending"): it runs beside the thread of Ray's that takes in the ends of tasks, and if the task ends at that
+        moment, both end it. Asked from elsewhere, that thread does both. With Ray 2.60, tasks of no length and one
+        cancel for each, a driver lived for 2 to 3 s this way; the other way, 53,000 of 94,000 were cancelled in a
+        minute, and nothing happened.
+
+        Parameters
+        ----------
+        reference
+            What the task returns.
+        force
+            Whether to end the worker that runs it, and what it submitted, too.
+        """
+        from ._library import ray
+
+        if self.is_lost:
+            ray.cancel(reference, force=force, recursive=force)
+        else:
+            self._mailbox.cancel.remote([reference], force=force, recursive=force)
 
     def close(self) -> None:
         """Leave the mailbox, which may serve others."""

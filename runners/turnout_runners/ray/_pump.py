@@ -104,6 +104,8 @@ class Pump:
         # How often batches never began, by what they keep when they are sent again.
         self._returned: dict[int, int] = {}
         self._lost: str | None = None
+        # Whether it is known that the mailbox is lost.
+        self._is_without_post = False
         self._is_stopping = False
         _pumps.add(self)
         self._thread = threading.Thread(target=self._serve, name="turnout-ray", daemon=True)
@@ -137,8 +139,6 @@ class Pump:
 
     def cancel(self, batch: Batch) -> bool:
         """Take a batch back, or end the worker that runs it."""
-        from ._library import ray
-
         with self._changed:
             entry = self._by_batch.get(batch)
             was_queued = self._unqueued(batch)
@@ -152,13 +152,11 @@ class Pump:
             return True
         if entry is None:
             return False
-        ray.cancel(entry.sent.outcomes, force=True)
+        self._post.cancel(entry.sent.outcomes, force=True)
         return True
 
     def recall(self, batch: Batch) -> None:
         """Have those calls of a batch given back that have not begun."""
-        from ._library import ray
-
         with self._changed:
             entry = self._by_batch.get(batch)
             was_queued = self._unqueued(batch)
@@ -170,7 +168,7 @@ class Pump:
             self._host.report(batch, for_each(batch, OutcomeKind.RETURNED))
         elif entry is not None:
             # Without force: Ray drops a task that waits, and sends the worker of one that runs a signal, see _remote.
-            ray.cancel(entry.sent.outcomes, force=False, recursive=False)
+            self._post.cancel(entry.sent.outcomes, force=False)
 
     def _unqueued(self, batch: Batch) -> bool:
         """Return whether a batch was in the queue, and now is not. With the lock held."""
@@ -282,6 +280,19 @@ class Pump:
                 self._take_in(message)
             self._end([reference for reference in ready if reference in self._entries])
         self._report_ends()
+        if self._post.is_lost and not self._is_without_post:
+            self._is_without_post = True
+            self._cancel_again()
+
+    def _cancel_again(self) -> None:
+        """Cancel by ourselves what may have been asked of the mailbox when it was lost."""
+        with self._changed:
+            entries = [entry for entry in self._entries.values() if not entry.is_over]
+        for entry in entries:
+            if entry.is_cancelled or entry.is_recalled:
+                self._post.cancel(entry.sent.outcomes, force=True)
+            elif entry.is_asked_for_rest:
+                self._post.cancel(entry.sent.outcomes, force=False)
 
     def _ask_back(self, lost_at: float) -> None:
         """Take back what was sent before a node was lost and shows no sign of life, so that it is sent again.
@@ -289,8 +300,6 @@ class Pump:
         Ray asks nodes for workers. If a host is cut off, the question has no answer, and Ray waits for one for minutes
         longer than it takes to declare the node dead.
         """
-        from ._library import ray
-
         with self._changed:
             silent = [entry for entry in self._entries.values() if entry.is_silent and entry.sent_at <= lost_at]
             waiting = [entry for entry in silent if not (entry.is_recalled or entry.is_cancelled)]
@@ -304,7 +313,7 @@ class Pump:
             self._calls.begin_afresh()
         for entry in late:
             # If it has just begun, only the end of its worker ends it for sure.
-            ray.cancel(entry.sent.outcomes, force=True)
+            self._post.cancel(entry.sent.outcomes, force=True)
 
     def _is_newsworthy(self) -> bool:
         with self._changed:
