@@ -361,3 +361,16 @@ def test_elements_are_taken_as_they_are_asked_for() -> None:
     calls = elements_of("echo", (elements, itertools.repeat("x")), {}, lazy=True)
     assert [args for args, _ in itertools.islice(calls, 3)] == [(1, "x"), (2, "x"), (3, "x")]
     assert elements.taken == 3
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_large_containers_are_searched_once_for_all_calls(*, lazy: bool) -> None:
+    large, nested, future = list(range(1000)), [[1]], ended(1)
+    named = {"nested": unmapped(nested), "small": unmapped([1]), "held": unmapped([future, *large])}
+    for args, given in rows([1, 2], unmapped(large), lazy=lazy, **named):
+        for marked, value in ((args[1], large), (given["nested"], nested)):
+            assert type(marked) is quote
+            assert marked.value is value
+        # Small ones are not worth the marks. Where there are futures, each call has to find them.
+        assert given["small"] == [1]
+        assert given["held"] == [future, *large]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from turnout import task
+from turnout import quote, task
 from turnout._packing import PackedBatch
 from turnout._serialization import SharedParcel
 from turnout.runner import Outcome, OutcomeKind
@@ -175,3 +175,14 @@ def test_calls_that_share_what_is_large_travel_together_again() -> None:
         depot.work_off()
         assert {future.result(0) for future in futures} == {3_000_000}
         assert len(depot.sizes()) <= 5
+
+
+def test_one_that_is_quoted_counts_as_itself() -> None:
+    table = list(range(50_000))
+    with Depot() as depot:
+        futures = [length.submit(quote(table), number) for number in range(20)]
+        futures += [length.submit(data=quote(table), number=futures[0])]
+        depot.work(0)
+        assert len({id(value) for number in (1, 2) for value in shared(depot, number)}) == 1
+        depot.work_off(1)
+        assert [future.result(0) for future in futures] == [50_000] * 21

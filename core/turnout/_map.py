@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
-from ._arguments import allow_failure, quote, unmapped
+from ._arguments import allow_failure, quote, searched, unmapped
 from ._future import FuturePart, TaskFuture
 from ._waiting import Arrivals, countdown
 from .errors import MappingLengthMismatch, MappingMissingIterable
@@ -94,7 +94,7 @@ def _rows(
     if len(columns) == len(args) and not kwargs:  # the usual case, and worth a path of its own
         yield from ((row, {}) for row in rows)
         return
-    whole = {key: _unwrapped(value) for key, value in _numbered(args, kwargs) if key not in columns}
+    whole = {key: searched(_unwrapped(value)) for key, value in _numbered(args, kwargs) if key not in columns}
     for row in rows:
         values = whole | dict(zip(columns, row, strict=True))
         yield tuple([values[position] for position in range(len(args))]), {key: values[key] for key in kwargs}

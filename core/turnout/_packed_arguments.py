@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from ._arguments import PLAIN, Placeholder, replace_arguments
+from ._arguments import PLAIN, Placeholder, quote, replace_arguments
 from ._call import Call
 from ._failures import TravellingFailure, encode
 from ._future import COMPLETED, TaskFuture
@@ -207,7 +207,7 @@ class PackedArguments:
 
 def _own(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[object]:
     """Yield those arguments that are the caller's objects, and may be large."""
-    originals = {id(value) for value in (*call.args, *call.kwargs.values())}
+    originals = {id(value.value if type(value) is quote else value) for value in (*call.args, *call.kwargs.values())}
     for value in (*args, *kwargs.values()):
         if not is_plain(value) and id(value) in originals:
             yield value
