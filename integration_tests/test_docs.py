@@ -32,7 +32,7 @@ import turnout.errors
 from turnout.cli._commands import commands
 from turnout.registry import resolve
 from turnout.runner import Capabilities
-from turnout.testing import RunnerConformance
+from turnout.testing import ChaosTaskRunner, RunnerConformance
 from turnout_runners.executor import ExecutorTaskRunner
 from turnout_runners.process import ProcessPoolTaskRunner
 from turnout_runners.thread import ThreadPoolTaskRunner
@@ -268,6 +268,7 @@ TABLES: Final[Mapping[tuple[str, str], Callable[..., Any]]] = {
     ("runners.md", "option of `ThreadPoolTaskRunner`"): ThreadPoolTaskRunner.__init__,
     ("runners.md", "option of `ProcessPoolTaskRunner`"): ProcessPoolTaskRunner.__init__,
     ("runners.md", "option of `ExecutorTaskRunner`"): ExecutorTaskRunner.__init__,
+    ("testing.md", "setting of `ChaosTaskRunner`"): ChaosTaskRunner.__init__,
 }
 
 

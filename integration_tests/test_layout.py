@@ -55,6 +55,7 @@ FLOORS: Final = (
     # Where a call runs.
     "_streams",
     "_shipment",
+    "_reused",
     "_together",
     "worker",
     # What becomes of it.

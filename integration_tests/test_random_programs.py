@@ -15,9 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from turnout import TaskFuture, TaskRunner, allow_failure, flow, task
+from turnout import Task, TaskFuture, TaskRunner, allow_failure, flow, task
 from turnout.errors import CancelledRun, CrashedRun, UpstreamFailed
 from turnout.registry import resolve
+from turnout.testing import ChaosTaskRunner
 from turnout.testing._batches import batched
 
 KINDS: Final = ("value", "value", "value", "value", "fails", "fails once", "slow", "dies once", "dies")
@@ -99,7 +100,9 @@ def told(future: TaskFuture[Any]) -> str | int:
     return type(error).__name__
 
 
-def run(runner: TaskRunner, program: Sequence[Step], folder: str) -> tuple[list[str | int], set[int]]:
+def run(
+    runner: TaskRunner, program: Sequence[Step], folder: str, step: Task[..., Any] = step
+) -> tuple[list[str | int], set[int]]:
     """Run a program as a flow; return what became of each call, and which were cancelled."""
 
     @flow(task_runner=runner)
@@ -118,6 +121,12 @@ def run(runner: TaskRunner, program: Sequence[Step], folder: str) -> tuple[list[
     return main()
 
 
+def check_endings(known: Sequence[str | int], program: Sequence[Step], cancelled: set[int]) -> None:
+    for number, one in enumerate(program):
+        may_be = allowed(number, one, known, cancelled=number in cancelled)
+        assert known[number] in may_be, f"call {number} is {known[number]}, not {may_be}"
+
+
 def runs_of(folder: str, number: int) -> int:
     path = Path(folder, str(number))
     return path.stat().st_size if path.exists() else 0
@@ -126,9 +135,7 @@ def runs_of(folder: str, number: int) -> int:
 def check(runner: TaskRunner, program: Sequence[Step], how: str, *, innocents_run_once: bool) -> None:
     with tempfile.TemporaryDirectory() as folder, batched(how):
         known, cancelled = run(runner, program, folder)
-        for number, one in enumerate(program):
-            may_be = allowed(number, one, known, cancelled=number in cancelled)
-            assert known[number] in may_be, f"call {number} is {known[number]}, not {may_be}"
+        check_endings(known, program, cancelled)
         # A worker that dies may take others of its batch along: each of those runs once more for each death at most.
         deaths = sum({"dies once": 1, "dies": 3}.get(one.kind, 0) for one in program)
         spare = 0 if innocents_run_once else deaths
@@ -213,3 +220,70 @@ def test_programs_on_ray(ray: TaskRunner, program: list[Step], how: str) -> None
 @given(program=programs(PEACEFUL), how=HOW)
 def test_peaceful_programs_on_ray(ray: TaskRunner, program: list[Step], how: str) -> None:
     check(ray, program, how, innocents_run_once=True)
+
+
+# Chaos has calls run again that could not know that they ran: what counts their runs can't tell the outcome.
+REPEATABLE: Final = tuple(kind for kind in KINDS if kind not in ("fails once", "dies", "dies once"))
+SEEDS: Final = st.integers(0, 2**32)
+
+
+def chaotic(word: str, seed: int = 1) -> ChaosTaskRunner:
+    return ChaosTaskRunner(word, seed, crashes=0.1, losses=0.1)
+
+
+def check_with_chaos(runner: ChaosTaskRunner, program: Sequence[Step], how: str) -> None:
+    """What becomes of each call is what may become of it without chaos."""
+    with tempfile.TemporaryDirectory() as folder, batched(how):
+        known, cancelled = run(runner, program, folder, step.with_options(crash_retries=50))
+        check_endings(known, program, cancelled)
+
+
+@pytest.mark.timeout(300)
+@several(40)
+@given(program=programs(REPEATABLE), how=HOW, seed=SEEDS)
+def test_chaos_on_processes(program: list[Step], how: str, seed: int) -> None:
+    check_with_chaos(chaotic("process?max_workers=2", seed), program, how)
+
+
+@pytest.mark.timeout(300)
+@several(40)
+@given(program=programs(REPEATABLE), how=HOW, seed=SEEDS)
+def test_chaos_on_an_executor(program: list[Step], how: str, seed: int) -> None:
+    check_with_chaos(chaotic("executor?max_workers=2", seed), program, how)
+
+
+@pytest.mark.timeout(300)
+@several(20)
+@given(program=programs(REPEATABLE), how=HOW, seed=SEEDS)
+def test_chaos_on_threads(program: list[Step], how: str, seed: int) -> None:
+    """Which can only be late."""
+    check_with_chaos(chaotic("thread?max_workers=2", seed), program, how)
+
+
+@pytest.fixture(scope="module")
+def chaotic_dask() -> Iterator[ChaosTaskRunner]:
+    with chaotic("dask?n_workers=2") as runner:
+        yield runner
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(400)
+@several(30)
+@given(program=programs(REPEATABLE), how=HOW)
+def test_chaos_on_dask(chaotic_dask: ChaosTaskRunner, program: list[Step], how: str) -> None:
+    check_with_chaos(chaotic_dask, program, how)
+
+
+@pytest.fixture(scope="module")
+def chaotic_ray() -> Iterator[ChaosTaskRunner]:
+    with chaotic("ray?num_cpus=2") as runner:
+        yield runner
+
+
+@pytest.mark.cluster
+@pytest.mark.xdist_group("ray")
+@pytest.mark.timeout(400)
+@several(30)
+@given(program=programs(REPEATABLE), how=HOW)
+def test_chaos_on_ray(chaotic_ray: ChaosTaskRunner, program: list[Step], how: str) -> None:
+    check_with_chaos(chaotic_ray, program, how)

@@ -1,4 +1,4 @@
-"""The conformance kit: every guarantee as a test, for whoever writes a runner.
+"""The conformance kit, every guarantee as a test for whoever writes a runner; and faults on demand, for everybody.
 
 Write a test module such as this, and let pytest run it::
 
@@ -11,6 +11,8 @@ Write a test module such as this, and let pytest run it::
 
 ``turnout conform WORD`` does the same with the runner that a word stands for, and prints a table. A test that meets
 something which the runner declares it can't do checks what it promises instead, and is reported as "declared".
+
+:class:`ChaosTaskRunner` has the things go wrong that go wrong with backends, for tests of flows and of runners.
 """
 
 # ruff: noqa: E402 - pytest has to know of the modules before they are imported
@@ -22,6 +24,7 @@ import pytest
 # Asserts that say what they compared, also in modules that are no test modules of the stranger's.
 pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)))
 
+from ._chaos import ChaosError, ChaosReport, ChaosTaskRunner
 from ._context import ContextConformance
 from ._dependencies import DependencyConformance
 from ._errors import ErrorConformance
@@ -33,6 +36,9 @@ from ._lifecycle import LifecycleConformance
 from ._tasks import TaskConformance
 
 __all__ = [
+    "ChaosError",
+    "ChaosReport",
+    "ChaosTaskRunner",
     "Conformance",
     "ContextConformance",
     "DependencyConformance",
