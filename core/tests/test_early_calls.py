@@ -221,6 +221,40 @@ def test_an_early_call_whose_worker_dies_is_run_again(runner: ByHand) -> None:
         assert second.result() == 2
 
 
+@pytest.mark.parametrize("kind", [OutcomeKind.LOST, OutcomeKind.CRASHED])
+def test_what_is_lost_runs_again_though_an_early_call_behind_it_has_ended(runner: ByHand, kind: OutcomeKind) -> None:
+    """Its worker gave the value to another one, and died before it told."""
+    with runner:
+        first = one.submit()
+        second = add.submit(first, 1)
+        runner.run(0)
+        runner.finish(1)
+        runner.report(0, [Outcome(0, kind, "the worker is gone")])
+        assert not second.done()
+        assert len(runner.batches) == 3
+        runner.finish(2)
+        assert (first.result(0), second.result(0)) == (1, 2)
+
+
+def test_an_early_call_that_is_given_back_twice(runner: ByHand) -> None:
+    with runner:
+        first = one.submit()
+        second = add.submit(first, 1)
+        for _ in range(2):
+            runner.report(1, [Outcome(0, OutcomeKind.RETURNED)])
+        runner.finish(0)
+        assert len(runner.batches) == 3
+        runner.report(1, [Outcome(0, OutcomeKind.RETURNED)])
+        runner.finish(2)
+        assert (first.result(0), second.result(0)) == (1, 2)
+        # Nor has it made room for more than there is.
+        others = [one.submit() for _ in range(10)]
+        assert len(runner.batches) == 3 + 2 * runner.slots()
+        for number in range(3, 13):
+            runner.finish(number)
+        assert [other.result(0) for other in others] == [1] * 10
+
+
 def test_cancelling_an_early_call_tells_the_backend(runner: ByHand) -> None:
     with runner:
         first = one.submit()

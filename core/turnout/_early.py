@@ -38,6 +38,11 @@ class Early:
         self.is_due = False
         self.is_abandoned = False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, so that only its turn is to come."""
+        return any(outcome.kind >= OutcomeKind.VALUE for outcome in self.news)
+
 
 class EarlyCalls:
     """The early calls of one started runner.
@@ -68,6 +73,10 @@ class EarlyCalls:
     def is_idle(self) -> bool:
         """Whether there is nothing to do here."""
         return not (self._calls or self._behind)
+
+    def any_under_way(self) -> bool:
+        """Return whether one of them may run on a worker: of others only the turn is to come. With the lock held."""
+        return not all(early.is_over for early in self._calls.values())
 
     def add(self, calls: Iterable[Call]) -> None:
         """Take note of calls that wait for others."""
@@ -171,13 +180,15 @@ class EarlyCalls:
         """Return whether an outcome is of an early call. Then it is kept for its turn, or ends its being early."""
         with self._lock:
             early = self._calls.get(call)
-            if early is None or early.batch is not batch:
+            if early is None or early.batch is None or early.batch is not batch:
                 return False
             is_over = outcome.kind is OutcomeKind.RETURNED or call.future._type >= COMPLETED
             if outcome.kind < OutcomeKind.VALUE or not is_over:
                 early.news.append(outcome)
             else:
                 self._forget(call)
+                # If a backend says it twice, the second time is not of a call that counts as under way.
+                early.batch.left.discard(outcome.index)
                 if call.future._type < COMPLETED:
                     # Under the lock: when its turn comes, another thread counts from here.
                     call.attempt -= 1
@@ -190,7 +201,7 @@ class EarlyCalls:
             for call, early in list(self._calls.items()):
                 if call.future._type < COMPLETED or early.batch is None:
                     continue
-                if any(outcome.kind >= OutcomeKind.VALUE for outcome in early.news):
+                if early.is_over:
                     self._forget(call)
                 elif not early.is_abandoned:
                     early.is_abandoned = True

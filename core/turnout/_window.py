@@ -140,7 +140,10 @@ class WindowDispatcher(FlightDispatcher):
         """Take from the queue what makes the next batch, and count it as in flight."""
         slots = self._backend.slots()
         with self._lock:
-            if self._quarantine is not None or (self._suspects and (self._in_flight or self._early)):
+            if self._quarantine is not None:
+                return []
+            # An early call that has ended may itself wait for a suspect: its worker died when others had its value.
+            if self._suspects and (self._in_flight or (self._early and self._early.any_under_way())):
                 return []
             # None of the suspects may be wanted any more: then the others go on.
             calls = self._take_suspect() or self._take_next(slots)
