@@ -275,6 +275,14 @@ def test_rates_are_shares_and_a_call_has_one_fate() -> None:
         ChaosTaskRunner(Bench(), crashes=0.5, losses=0.5, returns=0.5)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("crashes", "often"), ("doubles", -0.1), ("max_delay", -1), ("delays", None)]
+)
+def test_a_setting_that_is_no_number_is_named(name: str, value: Any) -> None:
+    with pytest.raises(RunnerOptionError, match=f"{name}={value!r}: give"):
+        ChaosTaskRunner(Bench(), **{name: value})
+
+
 def test_it_is_a_recipe_like_others() -> None:
     one = ChaosTaskRunner(Bench(), 7, crashes=0.5)
     assert one == ChaosTaskRunner(Bench(), seed=7, crashes=0.5)

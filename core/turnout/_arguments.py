@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 PLAIN: Final = PLAIN_TYPES
 
-# In containers with fewer plain parts, looking for futures takes no longer than unwrapping one that is quoted.
+# A guess: containers with fewer plain parts are searched so quickly that marking them is not worth the detour.
 _WORTH_QUOTING: Final = 50
 
 

@@ -1,4 +1,4 @@
-"""A runner around any other that has things go wrong: seeded, so that the same calls meet the same fates again."""
+"""A runner around any other that has things go wrong, by a seed."""
 
 from __future__ import annotations
 
@@ -51,9 +51,10 @@ class ChaosReport:
 class ChaosTaskRunner(TaskRunner):
     """Runs calls on another runner, and has things go wrong that do go wrong with backends, only more often.
 
-    What befalls a call depends on the seed, the name of its run, and how often it was sent before; not on the clock,
-    nor on who is faster. Flows whose tasks allow for it (``crash_retries``, which is 3 unless a task says otherwise)
-    end as they do without.
+    What befalls a call depends on the seed, the name of its run, and how often it was sent before; what befalls a whole
+    batch, on its first call. Which calls travel together, and are sent again, also depends on time: where each travels
+    alone (``batch=False``), the same seed hits the same calls. Flows whose tasks may run twice, and often enough
+    (``crash_retries``, which is 3 unless a task says otherwise), end as they do without.
 
     Runners that share the flow's process (``sequential``, ``thread``) have no workers that could die and no messages
     that could get lost: there calls are only delayed.
@@ -85,7 +86,7 @@ class ChaosTaskRunner(TaskRunner):
     --------
     >>> from turnout import flow, task
     >>> from turnout.testing import ChaosTaskRunner
-    >>> @task
+    >>> @task(crash_retries=20)
     ... def double(x):
     ...     return 2 * x
     >>> @flow(task_runner=ChaosTaskRunner("process?max_workers=2", seed=1, crashes=0.2))
@@ -111,8 +112,10 @@ class ChaosTaskRunner(TaskRunner):
     ) -> None:
         rates = {"crashes": crashes, "losses": losses, "returns": returns, "failures": failures}
         for name, rate in {**rates, "doubles": doubles, "delays": delays}.items():
-            if not 0 <= rate <= 1:
+            if not _is_number(rate) or rate > 1:
                 raise RunnerOptionError(f"{name}={rate!r}: give a share, from 0 (never) to 1 (always).")
+        if not _is_number(max_delay):
+            raise RunnerOptionError(f"max_delay={max_delay!r}: give seconds, 0 or more.")
         if sum(rates.values()) > 1:
             raise RunnerOptionError(
                 f"{' + '.join(rates)} are {sum(rates.values())}: a call has one fate, so at most 1."
@@ -360,6 +363,10 @@ class ChaosTaskRunner(TaskRunner):
     def _note(self, kind: str) -> None:
         with self._lock:
             self._injected[kind] += 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and value >= 0
 
 
 def _instead(kind: str, outcome: Outcome, name: str) -> Outcome:
