@@ -177,6 +177,20 @@ def test_calls_that_share_what_is_large_travel_together_again() -> None:
         assert len(depot.sizes()) <= 5
 
 
+def test_one_large_argument_does_not_keep_later_calls_apart() -> None:
+    with Depot() as depot:
+        length.submit([0])
+        depot.work_off()
+        heavy = length.submit(bytearray(3_000_000))
+        depot.work_off(1)
+        begin = len(depot.batches)
+        light = [length.submit([number]) for number in range(100)]
+        depot.work_off(begin)
+        assert heavy.result(0) == 3_000_000
+        assert [future.result(0) for future in light] == [1] * 100
+        assert len(depot.sizes()) - begin <= 5
+
+
 def test_one_that_is_quoted_counts_as_itself() -> None:
     table = list(range(50_000))
     with Depot() as depot:

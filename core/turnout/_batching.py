@@ -8,7 +8,7 @@ take is measured: where they run, by the function.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from ._call import Call
@@ -78,12 +78,20 @@ class Batching:
         if more:
             pace[1] += more * (_WEIGHT_OF_MORE if more > 0 else _WEIGHT)
 
-    def learn_load(self, call: Call, size: int) -> None:
-        """Take note of how many bytes of arguments a call brought that no other call has."""
-        function = call.task.fn
+    def learn_loads(self, calls: Sequence[Call], sizes: Mapping[Call, int]) -> None:
+        """Take note of how many bytes of arguments calls brought that no others have; of most that is nothing."""
+        if not (sizes or self._loads):
+            return
         if len(self._loads) >= _KNOWN:
             self._loads.clear()
-        self._loads[id(function)] = (function, float(size))
+        for call in calls:
+            function = call.task.fn
+            size = sizes.get(call, 0)
+            if size:
+                self._loads[id(function)] = (function, float(size))
+            elif self._loads:
+                # One large argument must not have a function's calls travel alone for ever.
+                self._loads.pop(id(function), None)
 
     def worth(self, call: Call) -> float | None:
         """Return how many seconds a call is expected to take, or None if it must travel alone."""

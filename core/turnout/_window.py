@@ -237,8 +237,7 @@ class WindowDispatcher(FlightDispatcher):
                     self._in_flight -= 1
                     self._quarantine = None
         if batch is not None:
-            for call, size in batch.sizes.items():
-                self._batching.learn_load(call, size)
+            self._batching.learn_loads(batch.calls, batch.sizes)
         return batch
 
     def _refuse(self, call: Call, error: Exception) -> None:

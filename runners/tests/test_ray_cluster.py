@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import subprocess
 import sys
 import time
@@ -480,3 +481,28 @@ def test_a_body_sees_no_signal_when_others_of_its_batch_are_cancelled(runner: Ra
         assert future.cancelled() or future.result() == number
     ran = signals.notes("ran")
     assert len(ran) == len(set(ran)), "none ran twice"
+
+
+def test_a_cancel_that_comes_too_late_hits_no_others(
+    runner: RayTaskRunner, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    signals = Signals(str(tmp_path))
+    dice = random.Random(1)
+
+    @task
+    def step(turn: int, number: int, seconds: float) -> int:
+        signals.note("ran", f"{turn}.{number}")
+        time.sleep(seconds)
+        return number
+
+    with batched("most"), runner:
+        for turn in range(60):
+            futures = [step.submit(turn, number, dice.choice([0, 0, 0, 0.001])) for number in range(12)]
+            # Cancels meet batches that wait, run, and are just over: any moment is as good as another.
+            time.sleep(dice.random() * 0.02)
+            for future in futures[2:-1:2]:
+                future.cancel()
+            assert [future.result() for future in futures[1::2]] == [1, 3, 5, 7, 9, 11]
+    ran = signals.notes("ran")
+    assert len(ran) == len(set(ran)), "none ran twice"
+    assert not [record for record in caplog.records if "worker died" in record.getMessage()]

@@ -58,6 +58,7 @@ class Entry:
         self.is_recalled = False
         # Asked for what has not begun of it; all of it, if Ray says that it was cancelled.
         self.is_asked_for_rest = False
+        # Cancelled by Ray before it began.
         self._was_taken_back = False
         # Which calls have no last outcome yet.
         self.left = set(range(len(batch.calls)))
@@ -111,7 +112,9 @@ class Entry:
         self._since = time.monotonic()
         if isinstance(result, BaseException):
             self._may_not_have_begun = is_death(result) or (self.is_recalled and is_cancellation(result))
-            self._was_taken_back = self.is_asked_for_rest and is_cancellation(result) and not self._parts
+            # A batch that has begun ends as it does otherwise, see _remote, or with its worker. Ray's signal may come too
+            # late, and hit one that nobody asked for.
+            self._was_taken_back = is_cancellation(result) and not self._parts
             self._outcomes = outcomes_for(self.batch, self.left, result, cancelled=self.is_cancelled)
             # Its last words may have reached the mailbox: whatever is there is brought first.
             self._expected = 0 if self.is_cancelled else post.sweep()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import logging
 import threading
@@ -10,6 +11,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, Final
 
+from turnout._timers import after
 from turnout.errors import RunnerBrokenError
 from turnout.runner import Batch, Capabilities, Host, Outcome, OutcomeKind, TaskRunner
 
@@ -41,6 +43,9 @@ _WAIT_FOR_EACH: Final = 50e-6
 _RETURNS: Final = 3
 # How long a batch may be silent after a node was lost, in seconds. One that runs is so for a tenth of that at most.
 _SILENCE: Final = 2.0
+# How long a cancelled batch has to end by itself before its worker is ended, in seconds: short calls do. Ray takes some
+# milliseconds to end a worker, and if the task is over meanwhile, that hits the next one, which is not to blame.
+_GRACE: Final = 0.05
 # How long stopping waits for batches that were cancelled, in seconds.
 _STOP_PATIENCE: Final = 5.0
 
@@ -152,8 +157,20 @@ class Pump:
             return True
         if entry is None:
             return False
-        self._post.cancel(entry.sent.outcomes, force=True)
+        # Ray drops what waits. What runs is not told by that, but has a moment to end.
+        self._post.cancel(entry.sent.outcomes, force=False)
+        # By its number: a reference that outlives the connection to Ray ends the process.
+        after(_GRACE, functools.partial(self._kill, entry.number))
         return True
+
+    def _kill(self, number: int) -> None:
+        """End the worker that runs a batch, if it still does."""
+        # Under the lock: stopping waits for what is under way, and Ray must not be asked afterwards.
+        with self._changed:
+            entry = self._by_number.get(number)
+            if entry is not None and not entry.is_over:
+                self._post.cancel(entry.sent.outcomes, force=True)
+            del entry
 
     def recall(self, batch: Batch) -> None:
         """Have those calls of a batch given back that have not begun."""
@@ -196,6 +213,8 @@ class Pump:
             self._changed.notify_all()
         if self._thread is not threading.current_thread():
             self._thread.join()
+        with self._changed:
+            self._by_number.clear()
         _pumps.discard(self)
         if self._lost is None:
             self._post.close()

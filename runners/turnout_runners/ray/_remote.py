@@ -65,11 +65,16 @@ class _Worker:
         self._nested: NestedRayRunner | None = None
         self._code = Code()
         self._rest: _Rest | None = None
+        # The Ray task that was to be cancelled when no batch ran: it is about to begin its batch, or has just ended it.
+        self._cancelled: str | None = None
         self._before = signal.getsignal(signal.SIGINT)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._interrupted)
 
     def run(self, order: Order, values: Sequence[Any]) -> tuple[bytes, dict[int, Parcel] | None]:
+        if self._cancelled is not None and self._cancelled == _current_task():
+            # For Ray, that is a task which was cancelled.
+            raise KeyboardInterrupt
         shipment = None if order.shipment is None else bytes(values[order.shipment])
         self._code.replace(shipment)
         if sys.argv != list(order.argv):
@@ -95,10 +100,13 @@ class _Worker:
         """Take Ray's request to cancel a task that runs here.
 
         If a batch of ours runs, it is meant for those of its calls that have not begun. It may come too late, and then
-        must not hit another one. A driver that wants a running call to stop has this process ended.
+        must not hit another one; nor must it undo the end of a batch that has run, which would run a second time then,
+        while Ray carries away what it returned. A driver that wants a running call to stop has this process ended.
         """
         if self._rest is not None:
             self._rest.is_wanted_back = True
+        elif _is_ours():
+            self._cancelled = _current_task()
         elif callable(self._before):
             self._before(number, frame)
 
@@ -129,6 +137,25 @@ class _Worker:
         while not done.done():
             wait_for_nested(done, _LOOK_SECONDS)
         done.result()
+
+
+def _is_ours() -> bool:
+    """Return whether the Ray task of this moment, if there is one, runs a batch: workers may run others, too."""
+    from ._library import ray
+
+    name = ray.get_runtime_context().get_task_function_name()
+    return not name or name in _OURS
+
+
+def _current_task() -> str | None:
+    """Return the id of the Ray task of this moment."""
+    from ._library import ray
+
+    found: str | None = ray.get_runtime_context().get_task_id()
+    return found
+
+
+_OURS: Final = frozenset(f"{function.__module__}.{function.__qualname__}" for function in (run, run_and_leave))
 
 
 class _Rest(Ledger):
