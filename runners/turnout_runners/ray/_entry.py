@@ -112,8 +112,8 @@ class Entry:
         self._since = time.monotonic()
         if isinstance(result, BaseException):
             self._may_not_have_begun = is_death(result) or (self.is_recalled and is_cancellation(result))
-            # A batch that has begun ends as it does otherwise, see _remote, or with its worker. Ray's signal may come too
-            # late, and hit one that nobody asked for.
+            # A batch that has begun ends as it does otherwise, see _remote, or with its worker. Ray's signal may come
+            # too late, and hit one that nobody asked for.
             self._was_taken_back = is_cancellation(result) and not self._parts
             self._outcomes = outcomes_for(self.batch, self.left, result, cancelled=self.is_cancelled)
             # Its last words may have reached the mailbox: whatever is there is brought first.
