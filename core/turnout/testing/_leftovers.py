@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from turnout.runner import TaskRunner
 
-__all__ = ["LeftoverConformance"]
+__all__ = ["LeftoverConformance", "leaves_nothing"]
 
 _ROUNDS = 3
 
@@ -252,9 +252,6 @@ def _leaves_nothing(
 ) -> None:
     """Run a body as a flow, twice more after a first time, and compare what the process holds.
 
-    What flows leave, all of them leave. What is left once only may be somebody else's: the connection that the class's
-    other runner keeps up looks after its cluster meanwhile, and may open one socket more.
-
     With ``breaks`` the body breaks a pool of somebody else's, whose files and memory are not looked at then.
     """
     main = flow(task_runner=runner)(body)
@@ -269,24 +266,46 @@ def _leaves_nothing(
     # The first time may import modules and start what the standard library keeps, such as its resource tracker.
     at_first = Footprint.now()
     run()
-    before = Footprint.now()
-    assert [name for name in before.beyond(at_first) if name.startswith("thread turnout")] == []
+    assert [name for name in Footprint.now().beyond(at_first) if name.startswith("thread turnout")] == []
 
-    def left() -> list[str]:
-        names = Footprint.now().beyond(before)
-        # loky 3.5 keeps a pipe and a semaphore of each pool that broke: nothing that we could close.
-        return [name for name in names if not (breaks and name.startswith(("file", "memory")))]
+    def twice() -> None:
+        run()
+        run()
 
+    # loky 3.5 keeps a pipe and a semaphore of each pool that broke: nothing that we could close.
+    known = ("file", "memory") if breaks else ()
+    # A pool of somebody else's may let go of what it had a little later than it says.
+    leaves_nothing(twice, known=known, patience=0.0 if runner.capabilities.ends_with_driver else 10.0)
+
+
+def leaves_nothing(run: Callable[[], object], known: tuple[str, ...] = (), patience: float = 0.0) -> None:
+    """Assert that this process holds no more after ``run`` than before.
+
+    What it leaves, it leaves each time. What is left once only may be somebody else's: a runner that the class keeps up
+    looks after its cluster meanwhile, and may open a connection more.
+
+    Parameters
+    ----------
+    run
+        What is to leave nothing.
+    known
+        How names begin of what is known to stay.
+    patience
+        For how many seconds things may go after the end.
+    """
     for _ in range(_ROUNDS):
         before = Footprint.now()
         run()
-        run()
-        # A pool of somebody else's may let go of what it had a little later than it says.
+
+        def left(before: Footprint = before) -> list[str]:
+            return [name for name in Footprint.now().beyond(before) if not name.startswith(known)]
+
         with contextlib.suppress(TimeoutError):
-            eventually(lambda: runner.capabilities.ends_with_driver or not left(), timeout=10)
-        if not left():
+            eventually(lambda: patience == 0 or not left(), timeout=patience)  # noqa: B023 - called at once
+        rest = left()
+        if not rest:
             return
-    assert left() == []
+    assert rest == []
 
 
 def _fresh_signals(directory: Path, number: int) -> Signals:

@@ -19,7 +19,7 @@ from turnout.errors import TurnoutError
 
 from ._bodies import add, fail, identity, where
 from ._footprint import Footprint
-from ._leftovers import LeftoverConformance
+from ._leftovers import LeftoverConformance, leaves_nothing
 from ._scripts import ScriptConformance
 
 if TYPE_CHECKING:
@@ -35,13 +35,15 @@ class LifecycleConformance(LeftoverConformance, ScriptConformance):
 
     def test_L1_making_a_runner_starts_nothing(self) -> None:
         """Making a runner, printing, comparing, hashing and pickling it starts no thread, process or file."""
-        self.make_runner(2)
-        before = Footprint.now()
-        runner = self.make_runner(2)
-        repr(runner)
-        hash(runner)
-        assert runner == cloudpickle.loads(cloudpickle.dumps(runner))
-        assert Footprint.now().beyond(before) == []
+
+        def make() -> None:
+            runner = self.make_runner(2)
+            repr(runner)
+            hash(runner)
+            assert runner == cloudpickle.loads(cloudpickle.dumps(runner))
+
+        make()
+        leaves_nothing(make)
 
     def test_L1_flow_with_a_runner_starts_nothing(self, fresh_runner: TaskRunner) -> None:
         """Neither decorating a flow with a runner starts anything, nor a run of it that submits nothing."""
@@ -50,10 +52,8 @@ class LifecycleConformance(LeftoverConformance, ScriptConformance):
         def main() -> str:
             return "idle"
 
-        main()
-        before = Footprint.now()
         assert main() == "idle"
-        assert Footprint.now().beyond(before) == []
+        leaves_nothing(main)
 
     def test_L1_pickles(self, fresh_runner: TaskRunner) -> None:
         """A pickled runner comes back equal, and runs flows."""
@@ -186,10 +186,12 @@ class LifecycleConformance(LeftoverConformance, ScriptConformance):
         """An exception in a block reaches the caller, and the backend is stopped as ever."""
         # The first use may start what the standard library keeps.
         assert _sums(fresh_runner) == list(range(10))
-        before = Footprint.now()
-        with pytest.raises(LookupError, match="in the block"), fresh_runner:
-            _add_and_raise()
-        assert Footprint.now().beyond(before) == []
+
+        def run() -> None:
+            with pytest.raises(LookupError, match="in the block"), fresh_runner:
+                _add_and_raise()
+
+        leaves_nothing(run)
         assert _sums(fresh_runner) == list(range(10))
 
     def test_L2_two_flows_share_a_backend(self, fresh_runner: TaskRunner) -> None:
