@@ -301,7 +301,7 @@ def leaves_nothing(run: Callable[[], object], known: tuple[str, ...] = (), patie
             return [name for name in Footprint.now().beyond(before) if not name.startswith(known)]
 
         with contextlib.suppress(TimeoutError):
-            eventually(lambda: patience == 0 or not left(), timeout=patience)  # noqa: B023 - called at once
+            eventually(lambda: patience == 0 or not left(), timeout=patience)
         rest = left()
         if not rest:
             return
