@@ -226,6 +226,36 @@ def test_dropped_values_are_let_go(own: DaskTaskRunner) -> None:
         eventually(lambda: on_scheduler(own, arrays) == 0, "it is gone", 10)
 
 
+def test_values_that_passed_on_go_at_once(own: DaskTaskRunner) -> None:
+    @task(read_only=True)
+    def raised(array: Any) -> Any:
+        import gc
+        import weakref
+
+        # Nothing may wait for the collector: it looks at numbers of objects, and not at how large they are.
+        gc.disable()
+        result = array + 1
+        known = sys.__dict__.setdefault("turnout_test_arrays", [])
+        known.append(weakref.ref(result))
+        most = max(sys.__dict__.get("turnout_test_most", 0), sum(ref() is not None for ref in known))
+        sys.__dict__["turnout_test_most"] = most
+        return result
+
+    @task(read_only=True)
+    def most_at_once(array: Any) -> int:
+        import gc
+
+        gc.enable()
+        return sys.__dict__["turnout_test_most"]  # type: ignore[no-any-return]
+
+    with own:
+        array = make_array.submit(1)
+        for _ in range(20):
+            array = raised.submit(array)
+        # What it takes, what it returns, and one or two of which the word is on its way.
+        assert most_at_once.submit(array).result() <= 5
+
+
 def test_large_functions_travel_once(own: DaskTaskRunner) -> None:
     table = os.urandom(300_000)
 

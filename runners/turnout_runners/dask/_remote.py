@@ -191,7 +191,9 @@ class Work:
             self.site.outbox.flush()
         if self._failure is not None:
             raise RuntimeError(self._failure)
-        return Kept(self._kept) if self._kept else None
+        # The context leads back here, so this object lives until garbage is collected; large results must not.
+        kept, self._kept = self._kept, {}
+        return Kept(kept) if kept else None
 
     def stop(self) -> None:
         """Ask the bodies to stop, and give up those that don't. Called in the loop."""
