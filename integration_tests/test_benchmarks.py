@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import figures, granularity, growth, plans, report, rounds, table, targets
+from benchmarks import figures, granularity, growth, plans, report, results, rounds, table, targets
 from benchmarks.__main__ import chosen, parse
 from benchmarks.granularity import Point
 from benchmarks.measure import Measurement
@@ -49,6 +49,22 @@ def test_rounds_without_the_raw_backend_give_no_ratio() -> None:
     raw = measured("raw-threads", repeat=0, error="not done after 1 s")
     (_, ours) = table.rows([raw, measured("turnout-thread", repeat=0, per_task_us=1.0)])
     assert ours.ratio is None
+
+
+def test_page_of_results_is_made_of_measurements(tmp_path: Path) -> None:
+    versions = {"python": "3.12.1", "platform": "Linux", "turnout": "1.0"}
+    ones = [
+        measured("turnout-thread", repeat=0, per_task_us=2.0, cpu_s=0.5, versions=versions),
+        measured("raw-threads", repeat=0, per_task_us=8.0),
+        measured("raw-threads", "tree", error="not done after 1 s"),
+    ]
+    path = tmp_path / "measurements.jsonl"
+    path.write_text("".join(json.dumps(asdict(one)) + "\n" for one in ones))
+    page = results.page(results.read([str(path)]))
+    assert "Linux, Python 3.12.1, turnout 1.0; 2 workers" in page
+    assert "| `turnout-thread` | 10 | 2.00 (2.00-2.00) | 0.50 | 0.25 (0.25-0.25) | 1 |" in page
+    assert "| `raw-threads` | | failed: not done after 1 s | | | |" in page
+    assert "turnout-thread  fan" in page
 
 
 def test_table_shows_failures_and_what_is_left_out() -> None:
