@@ -25,6 +25,7 @@ FLOORS: Final = (
     "errors",
     "_state",
     "_locks",
+    "_forks",
     "_timers",
     "_stop",
     "_resources",

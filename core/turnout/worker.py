@@ -15,6 +15,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from . import _forks
 from ._arguments import arriving, find_futures, replace
 from ._context import RunContext, Scope, current_scope, current_tags, seed_of, set_registered
 from ._failures import TravellingFailure, encode, without_own_frames
@@ -116,6 +117,7 @@ class _Runs:
         self.stopper = stopper
         self.nested = nested
         self.context = context
+        self.generation = _forks.generation
         # The call to which records belong that come from threads without a context.
         self.current = 0
         self.teller: Teller | None = None
@@ -185,6 +187,9 @@ class _Runs:
         return contextlib.nullcontext() if at_home else forwarding(self.shipment.levels, self.record)
 
     def record(self, message: tuple[Any, ...]) -> None:
+        if _forks.generation != self.generation:
+            # A process that the body forked has no way to the driver, and writing to the ledger would spoil it.
+            return
         scope = current_scope.get()
         if isinstance(scope, RemoteScope):
             # Several batches may run side by side on an event loop: to each its own.
@@ -488,10 +493,25 @@ class RemoteScope:
 
 def call_body(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], scope: Scope) -> Any:
     """Call a task's function, and make what it returns a value that can travel."""
-    if scope.log_prints:
-        with prints_logged():
+    generation = _forks.generation
+    try:
+        if scope.log_prints:
+            with prints_logged():
+                value = _value(function, args, kwargs, scope)
+        else:
             value = function(*args, **kwargs)
-            return value if type(value) in PLAIN_TYPES else _finished_value(value, scope)
+            if type(value) not in PLAIN_TYPES:
+                value = _finished_value(value, scope)
+    except BaseException as error:
+        if _forks.generation != generation:
+            _forks.end(error)
+        raise
+    if _forks.generation != generation:
+        _forks.end(None)
+    return value
+
+
+def _value(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], scope: Scope) -> Any:
     value = function(*args, **kwargs)
     return value if type(value) in PLAIN_TYPES else _finished_value(value, scope)
 
@@ -509,12 +529,21 @@ async def call_async_body(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], scope: Scope
 ) -> Any:
     """Await a task's async function, or collect what its async generator yields."""
-    with prints_logged() if scope.log_prints else contextlib.nullcontext():
-        value = function(*args, **kwargs)
-        value = [item async for item in value] if hasattr(value, "__aiter__") else await value
-    for future in _futures_in(value, scope):
-        await future._over()
-    return _without_futures(value, scope)
+    generation = _forks.generation
+    try:
+        with prints_logged() if scope.log_prints else contextlib.nullcontext():
+            value = function(*args, **kwargs)
+            value = [item async for item in value] if hasattr(value, "__aiter__") else await value
+        for future in _futures_in(value, scope):
+            await future._over()
+        value = _without_futures(value, scope)
+    except BaseException as error:
+        if _forks.generation != generation:
+            _forks.end(error)
+        raise
+    if _forks.generation != generation:
+        _forks.end(None)
+    return value
 
 
 def _futures_in(value: Any, scope: Scope) -> Mapping[Any, bool]:

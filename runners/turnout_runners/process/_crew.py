@@ -34,6 +34,13 @@ _logger: Final = logging.getLogger("turnout")
 
 _LEAVING_SECONDS: Final = 2.0
 _MOST_DEATHS: Final = 3
+# How often it is looked whether somebody has stopped a worker that should begin something.
+_LOOK_SECONDS: Final = 1.0
+# How often it is tried to start a first worker for which the system has no room, and for how long; and how often it is
+# tried again to have more than a few.
+_FIRST_AGAIN_SECONDS: Final = 0.2
+_FIRST_PATIENCE_SECONDS: Final = 2.0
+_MORE_AGAIN_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,11 @@ class Crew:
         self._limit = settings.max_workers
         self._queue: list[Assignment] = []
         self._failed_starts = 0
+        self._looked = 0.0
+        # Since when there has been no room for a first worker; when to try again to start some.
+        self._short_since: float | None = None
+        self._grows_at = 0.0
+        self._mends_at = float("inf")
         self.open: dict[int, Assignment] = {}
         """What has no last outcome yet, by the id of its batch. Other threads may look."""
         self.workers: list[Worker] = []
@@ -120,7 +132,7 @@ class Crew:
         self._grow()
 
     def check(self, now: float) -> None:
-        """Look after workers that are being frozen, that are overdue, or whose death nothing tells."""
+        """Look after workers that are being frozen, that stand still or are overdue, or whose death nothing tells."""
         for worker in list(self.workers):
             if worker.is_frozen and (worker.is_halted() or worker.is_dead()):
                 self._decide(worker)
@@ -128,6 +140,25 @@ class Crew:
                 worker.kill()
             if worker.exit is None and worker.is_dead():
                 self.bury(worker)
+        if now >= self._looked + _LOOK_SECONDS:
+            self._looked = now
+            self._replace_stopped()
+        if now >= self._mends_at:
+            self.broken, self._mends_at = None, float("inf")
+
+    def _replace_stopped(self) -> None:
+        """End workers that somebody else has stopped, if they run nothing; what they should have begun others get.
+
+        One that was stopped in a call has the call wait, as it would for a body that takes long.
+        """
+        for worker in self.workers:
+            waits = bool(worker.held) or not worker.is_ready
+            if waits and not worker.is_frozen and worker.runs_nothing() and worker.is_halted():
+                for held in list(worker.held):
+                    if worker.take_back(held):
+                        heapq.heappush(self._queue, held)
+                if not worker.held:
+                    worker.kill()
 
     def patience(self) -> float | None:
         """Return how many seconds may pass until :meth:`check` is called, None for any number."""
@@ -136,6 +167,11 @@ class Crew:
         if any(worker.exit is None for worker in self.workers):
             return 0.05
         first = min((worker.deadline for worker in self.workers), default=float("inf"))
+        if self.open:
+            first = min(first, self._looked + _LOOK_SECONDS)
+            if self._short_since is not None:
+                first = min(first, self._grows_at)
+        first = min(first, self._mends_at)
         return max(0.0, first - time.monotonic()) if first < float("inf") else None
 
     def disband(self) -> None:
@@ -201,32 +237,68 @@ class Crew:
         return None
 
     def _grow(self) -> None:
-        staying = sum(not worker.is_leaving for worker in self.workers)
-        for _ in range(staying, min(self._limit, len(self.open))):
-            if self.broken is None:
-                self._hire()
+        staying = self._staying()
+        limit = self._limit if time.monotonic() < self._grows_at else self._settings.max_workers
+        for _ in range(staying, min(limit, len(self.open))):
+            if self.broken is not None or not self._hire():
+                return
 
-    def _hire(self) -> None:
+    def _staying(self) -> int:
+        return sum(not worker.is_leaving for worker in self.workers)
+
+    def _hire(self) -> bool:
+        """Start a worker, and return whether the system had room for it."""
         try:
-            worker = Worker(self._settings.interpreter.launch(), self._settings.max_tasks_per_worker)
+            # First: if there is no room for that, no process is to be ended for it.
+            setup = encode(CONTROL, 0, self._settings.setup)
+            worker = self._launch()
         except OSError as error:
-            self._make_do(f"starting an interpreter failed: {error}")
-            return
+            self._make_do(self._staying(), f"starting an interpreter failed: {error}")
+            return False
+        self._short_since = None
         self.workers.append(worker)
+        worker.channel.send(setup)
+        self._watch_writing(worker)
+        return True
+
+    def _launch(self) -> Worker:
+        launched = self._settings.interpreter.launch()
+        try:
+            worker = Worker(launched, self._settings.max_tasks_per_worker)
+            try:
+                self._watch(worker)
+            except OSError:
+                self._unwatch(worker)
+                worker.close()
+                raise
+        except OSError:
+            launched.end()
+            raise
+        return worker
+
+    def _watch(self, worker: Worker) -> None:
         self._selector.register(worker.channel, selectors.EVENT_READ, lambda events: self._heard(worker, events))
         if worker.exit is not None:
             self._selector.register(worker.exit, selectors.EVENT_READ, lambda _: self.bury(worker))
-        worker.channel.send(encode(CONTROL, 0, self._settings.setup))
-        self._watch_writing(worker)
 
-    def _make_do(self, problem: str) -> None:
-        """Start no more workers than there are, for the system has no room; with none, give up."""
-        ready = sum(worker.is_ready for worker in self.workers)
-        if ready:
-            self._limit = ready
-            _logger.warning("The process runner makes do with %d workers: %s", ready, problem)
-        else:
-            self._break(problem)
+    def _unwatch(self, worker: Worker) -> None:
+        for watched in (worker.channel, worker.exit):
+            if watched is not None and watched in self._selector.get_map():
+                self._selector.unregister(watched)
+
+    def _make_do(self, count: int, problem: str) -> None:
+        """Start no more workers than there are for a while, for the system has no room; with none, give up."""
+        now = time.monotonic()
+        if not count:
+            self._short_since = now if self._short_since is None else self._short_since
+            if now >= self._short_since + _FIRST_PATIENCE_SECONDS:
+                self._break(problem)
+                # Not at once: what is given back now, and comes again, shall learn why.
+                self._short_since, self._mends_at = None, now + _FIRST_AGAIN_SECONDS
+        elif count != self._limit:
+            _logger.warning("The process runner makes do with %d workers: %s", count, problem)
+        self._limit = count
+        self._grows_at = now + (_MORE_AGAIN_SECONDS if count else _FIRST_AGAIN_SECONDS)
 
     # Hearing from workers.
 
@@ -309,18 +381,13 @@ class Crew:
         if not worker.is_dead():
             return
         self._deliver(worker, worker.channel.receive_all())
-        self._dismiss(worker)
+        self.workers.remove(worker)
+        self._unwatch(worker)
         cause = worker.cause_of_death()
         if not worker.is_ready and not worker.is_leaving:
             self._start_failed(worker, cause)
         self._inherit(worker, cause)
         worker.close()
-
-    def _dismiss(self, worker: Worker) -> None:
-        self.workers.remove(worker)
-        for watched in (worker.channel, worker.exit):
-            if watched is not None and watched in self._selector.get_map():
-                self._selector.unregister(watched)
 
     def _inherit(self, worker: Worker, cause: str) -> None:
         guilty = [held for held in worker.held if worker.has_begun(held)]
@@ -345,10 +412,14 @@ class Crew:
             # Who gives up by itself will give up again; who was killed may have better luck next time.
             self._break(problem)
         elif self._failed_starts >= _MOST_DEATHS:
-            self._make_do(problem)
+            ready = sum(worker.is_ready for worker in self.workers)
+            if ready:
+                self._make_do(ready, problem)
+            else:
+                self._break(problem)
 
     def _break(self, problem: str) -> None:
-        self.broken = problem
+        self.broken, self._mends_at = problem, float("inf")
         self._drop_queue()
 
     def _drop_queue(self) -> None:

@@ -7,6 +7,7 @@ nobody else sees it.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import resource
@@ -16,11 +17,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["LARGE", "Descriptor", "SharedMapping", "new_file", "read", "shared", "shared_part", "view", "write"]
+__all__ = [
+    "LARGE",
+    "Descriptor",
+    "SharedMapping",
+    "fill_standard",
+    "new_file",
+    "read",
+    "shared",
+    "shared_part",
+    "view",
+    "write",
+]
 
 LARGE: Final = 16 * 1024
 """From this size on (bytes), a buffer gets pages of its own; smaller ones are copied."""
 
+_STANDARD: Final = (0, 1, 2)
 # Python's mmap keeps a duplicate of the descriptor, and can be told not to from 3.13 on.
 _UNTRACKED: Final[dict[str, Any]] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 _mappings: weakref.WeakSet[SharedMapping] = weakref.WeakSet()
@@ -46,6 +59,20 @@ class Descriptor:
 
     def __del__(self) -> None:
         self.close()
+
+
+def fill_standard() -> None:
+    """Open what of standard input, output and error is closed.
+
+    Else another file would get its number, and C code and programs would write into that what they have to say.
+    """
+    for number in _STANDARD:
+        try:
+            os.fstat(number)
+        except OSError:
+            with contextlib.suppress(OSError):
+                # The lowest number that is free: this one, since those below it are taken by now.
+                os.open(os.devnull, os.O_RDWR)
 
 
 class SharedMapping(mmap.mmap):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from turnout.errors import RunnerStartError, RunnerStoppedError
 
 from ._crew import Crew, Settings
+from ._memory import fill_standard
 
 if TYPE_CHECKING:
     from turnout.runner import Batch, Host
@@ -42,6 +43,8 @@ class Pool:
     """
 
     def __init__(self, settings: Settings, host: Host) -> None:
+        # Before anything else is opened, here or for the workers.
+        fill_standard()
         self._selector = selectors.DefaultSelector()
         self._crew = Crew(settings, host, self._selector)
         self._words: deque[Callable[[], None]] = deque()

@@ -172,6 +172,10 @@ class Worker:
         """Return whether it began a batch that it holds."""
         return assignment.number <= self._claims.begun
 
+    def runs_nothing(self) -> bool:
+        """Return whether it has begun none of what it holds."""
+        return not any(map(self.has_begun, self.held))
+
     def calls_begun(self, assignment: Assignment) -> int:
         """Return how many of several calls of a batch had begun when the worker died."""
         return self._claims.calls_begun if assignment.number == self._claims.begun else 0
@@ -191,16 +195,16 @@ class Worker:
 
     def freeze(self) -> None:
         """Have the system stop the process where it is, even in C code. It takes effect a little later."""
-        self.is_frozen, self._halted = True, False
+        self.is_frozen = True
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let a frozen process go on."""
-        self.is_frozen = False
+        self.is_frozen = self._halted = False
         self._signal(signal.SIGCONT)
 
     def is_halted(self) -> bool:
-        """Return whether it stands still since it was frozen."""
+        """Return whether the process stands still, whoever stopped it."""
         self._wait()
         return self._halted
 
@@ -214,11 +218,11 @@ class Worker:
         if self.process.returncode is not None:
             return
         try:
-            pid, status = os.waitpid(self.process.pid, os.WNOHANG | os.WUNTRACED)
+            pid, status = os.waitpid(self.process.pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
         except ChildProcessError:
             pid, status, self._collected_elsewhere = self.process.pid, 0, True
-        if pid and os.WIFSTOPPED(status):
-            self._halted = True
+        if pid and (os.WIFSTOPPED(status) or os.WIFCONTINUED(status)):
+            self._halted = os.WIFSTOPPED(status)
         elif pid:
             self.process.returncode = os.waitstatus_to_exitcode(status)
 

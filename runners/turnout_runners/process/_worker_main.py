@@ -19,7 +19,7 @@ from turnout._version import __version__
 from turnout.runner import Outcome, OutcomeKind
 
 from ._claims import Claims
-from ._memory import Descriptor
+from ._memory import Descriptor, fill_standard
 from ._wire import Channel, Frame, Message, Unreadable, encode
 
 __all__ = ["CONTROL", "Setup", "main"]
@@ -49,6 +49,7 @@ def main(connection: int, lifeline: int, claims: int, stderr: int) -> None:
         Inherited descriptors: the socket to the driver, a pipe that ends with the driver, the file of
         :class:`Claims`, and what ``sys.stderr`` is from here on.
     """
+    fill_standard()
     for number in (connection, lifeline, claims):
         # What a task starts must hold nothing that tells the driver or this worker of the other's end.
         os.set_inheritable(number, False)
@@ -95,6 +96,8 @@ def _serve(outbox: _Outbox, claims: Claims) -> None:
             functions.update(message.content)
         elif claims.begin(message.number):
             _run(message, setup.run, functions, outbox, claims)
+            # The task may have closed them.
+            fill_standard()
 
 
 def _set_up(message: Message | None, outbox: _Outbox) -> Setup | None:
