@@ -26,6 +26,7 @@ FLOORS: Final = (
     "_state",
     "_locks",
     "_forks",
+    "_alarms",
     "_timers",
     "_stop",
     "_resources",

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from typing import TYPE_CHECKING, Any, Final
 
 from . import _forks
+from ._alarms import no_alarm_left
 from ._arguments import arriving, find_futures, replace
 from ._context import RunContext, Scope, current_scope, current_tags, seed_of, set_registered
 from ._failures import TravellingFailure, encode, without_own_frames
@@ -118,6 +119,7 @@ class _Runs:
         self.nested = nested
         self.context = context
         self.generation = _forks.generation
+        self.at_home = shipment.origin == this_process()
         # The call to which records belong that come from threads without a context.
         self.current = 0
         self.teller: Teller | None = None
@@ -129,7 +131,8 @@ class _Runs:
 
     def run(self, ledger: Ledger | None = None) -> None:
         try:
-            self.run_in_order(ledger)
+            with contextlib.nullcontext() if self.at_home else no_alarm_left():
+                self.run_in_order(ledger)
         finally:
             let_go(self._taken)
 
@@ -183,8 +186,7 @@ class _Runs:
 
     def forwarding(self) -> contextlib.AbstractContextManager[None]:
         # An executor may turn out to be threads of the driver, whose logging needs no help.
-        at_home = self.shipment.origin == this_process()
-        return contextlib.nullcontext() if at_home else forwarding(self.shipment.levels, self.record)
+        return contextlib.nullcontext() if self.at_home else forwarding(self.shipment.levels, self.record)
 
     def record(self, message: tuple[Any, ...]) -> None:
         if _forks.generation != self.generation:

@@ -10,7 +10,7 @@ import logging
 import os
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ThreadPoolExecutor
 from typing import Any, ClassVar, Final
 
@@ -42,8 +42,9 @@ _OTHER_PROCESS: Final = Capabilities(
 _SAME_PROCESS: Final = dataclasses.replace(
     _OTHER_PROCESS, in_process=True, cancel="cooperative", streams=True, ends_with_driver=True
 )
-# How long `stop` waits for bodies that ran out of time and go on, in seconds.
+# How long `stop` waits for bodies that ran out of time and go on, and then for workers to leave, in seconds.
 _PATIENCE: Final = 1.0
+_LEAVING_SECONDS: Final = 5.0
 
 
 class ExecutorTaskRunner(TaskRunner):
@@ -213,10 +214,12 @@ class _Pool:
             stuck = len(self._futures)
         if stuck:
             logger.warning("%d calls that ran out of time go on; their workers are killed, or left.", stuck)
-            _kill_workers(self.executor)
-        self.executor.shutdown(wait=not stuck)
+            _kill(_processes_of(self.executor))
+            self.executor.shutdown(wait=False)
+        else:
+            _shut_down(self.executor)
         for broken in self._broken_ones:
-            broken.shutdown()
+            _shut_down(broken)
 
     def _done(self, batch: Batch, executor: Executor, future: Any) -> None:
         """Report what became of a batch. May run in any thread, also in the one that submits."""
@@ -263,10 +266,33 @@ class _Pool:
             self._broken_ones.append(broken)
 
 
-def _kill_workers(executor: Executor) -> None:
-    """End the processes of a pool, if it has any and we know how; there is no common word for it."""
+def _shut_down(executor: Executor) -> None:
+    """Shut a pool down. What processes have not left after some seconds are killed.
+
+    One may have been stopped by a signal, or be held up by a thread that a task left behind; pools wait for ever.
+    """
+    # First: pools forget them at their end.
+    processes = _processes_of(executor)
+    if not processes:
+        executor.shutdown()
+        return
+    leaving = threading.Thread(target=executor.shutdown, name="turnout-executor-shutdown", daemon=True)
+    leaving.start()
+    leaving.join(_LEAVING_SECONDS)
+    if leaving.is_alive():
+        logger.warning("Workers of %r have not left after %g s; they are killed.", executor, _LEAVING_SECONDS)
+        _kill(processes)
+        leaving.join(_LEAVING_SECONDS)
+
+
+def _processes_of(executor: Executor) -> list[Any]:
+    """Return the processes of a pool, if it has any and we know how; there is no common word for it."""
     processes = getattr(executor, "_processes", None)
-    for process in list(processes.values()) if isinstance(processes, dict) else []:
+    return list(processes.values()) if isinstance(processes, dict) else []
+
+
+def _kill(processes: Iterable[Any]) -> None:
+    for process in processes:
         with contextlib.suppress(Exception):
             process.kill()
 
