@@ -12,8 +12,10 @@ import pickle
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ThreadPoolExecutor
+from multiprocessing import connection
 from typing import Any, ClassVar, Final
 
+from turnout._timers import after
 from turnout.errors import RunnerBrokenError, RunnerStartError, RunnerStoppedError
 from turnout.runner import (
     DEFAULT_BATCH_SECONDS,
@@ -45,6 +47,9 @@ _SAME_PROCESS: Final = dataclasses.replace(
 # How long `stop` waits for bodies that ran out of time and go on, and then for workers to leave, in seconds.
 _PATIENCE: Final = 1.0
 _LEAVING_SECONDS: Final = 5.0
+# How often it is looked whether a pool has overlooked that a worker died, and how often in a row makes it certain.
+_LOOK_SECONDS: Final = 4.0
+_LOOKS: Final = 3
 
 
 class ExecutorTaskRunner(TaskRunner):
@@ -175,10 +180,16 @@ class _Pool:
         self._lock = threading.Lock()
         # Notified when it holds a batch less.
         self._changed = threading.Condition(threading.Lock())
+        # The next look at the workers of a pool of our own; in how many looks one was dead.
+        self._cancel_look: Callable[[], None] | None = None
+        self._dead_looks = 0
+        self._stopped = False
 
     def submit(self, batch: Batch) -> None:
         # Known before it is sent: if the executor breaks meanwhile, it is one of those that may have done it.
         self._futures[batch] = None
+        if self._cancel_look is None and self._rebuild is not None and not self._in_process:
+            self._look_later()
         try:
             executor = self.executor
             try:
@@ -209,6 +220,10 @@ class _Pool:
         """Shut a pool down that was built here. Bodies that ran out of time and go on are not waited for long."""
         if self._rebuild is None:
             return
+        with self._lock:
+            self._stopped = True
+            if self._cancel_look is not None:
+                self._cancel_look()
         with self._changed:
             self._changed.wait_for(lambda: not self._futures, _PATIENCE)
             stuck = len(self._futures)
@@ -220,6 +235,27 @@ class _Pool:
             _shut_down(self.executor)
         for broken in self._broken_ones:
             _shut_down(broken)
+
+    def _look_later(self) -> None:
+        with self._lock:
+            if self._cancel_look is None and not self._stopped:
+                self._cancel_look = after(_LOOK_SECONDS, functools.partial(self._look, self.executor))
+
+    def _look(self, executor: Executor) -> None:
+        """Break a pool with a dead worker that it does not notice.
+
+        If the worker died while it sent a large result, those of the standard library and of loky wait for the rest.
+        """
+        is_same = executor is self.executor
+        self._dead_looks = self._dead_looks + 1 if is_same and _has_dead_process(executor) else 0
+        if self._dead_looks >= _LOOKS:
+            self._dead_looks = 0
+            logger.warning("A worker of %r died, and the pool did not notice; all of it is ended.", executor)
+            _break(executor)
+        # In this order: who submits meanwhile either is seen here, or sees that there is no next look.
+        self._cancel_look = None
+        if self._futures:
+            self._look_later()
 
     def _done(self, batch: Batch, executor: Executor, future: Any) -> None:
         """Report what became of a batch. May run in any thread, also in the one that submits."""
@@ -295,6 +331,20 @@ def _kill(processes: Iterable[Any]) -> None:
     for process in processes:
         with contextlib.suppress(Exception):
             process.kill()
+
+
+def _has_dead_process(executor: Executor) -> bool:
+    # Not by asking the processes, which would take note of their ends in the place of the pool's own thread.
+    with contextlib.suppress(Exception):
+        return bool(connection.wait([process.sentinel for process in _processes_of(executor)], 0))
+    return False
+
+
+def _break(executor: Any) -> None:
+    """Kill all of a pool, and close what it is read from: then it gets an end of file instead of the rest."""
+    _kill(_processes_of(executor))
+    with contextlib.suppress(Exception):
+        executor._result_queue._writer.close()
 
 
 def _for_each(batch: Batch, kind: OutcomeKind, data: Any) -> list[Outcome]:

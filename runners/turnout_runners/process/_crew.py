@@ -253,13 +253,16 @@ class Crew:
             setup = encode(CONTROL, 0, self._settings.setup)
             worker = self._launch()
         except OSError as error:
-            self._make_do(self._staying(), f"starting an interpreter failed: {error}")
-            return False
-        self._short_since = None
-        self.workers.append(worker)
-        worker.channel.send(setup)
-        self._watch_writing(worker)
-        return True
+            problem = f"starting an interpreter failed: {error}"
+        else:
+            self._short_since = None
+            self.workers.append(worker)
+            worker.channel.send(setup)
+            self._watch_writing(worker)
+            return True
+        # Out here, for errors that calls get now would keep that one as their context, with the files in its frames.
+        self._make_do(self._staying(), problem)
+        return False
 
     def _launch(self) -> Worker:
         launched = self._settings.interpreter.launch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -112,7 +113,8 @@ class Interpreter:
             If the system has no descriptor, process or memory left.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
+        with theirs, contextlib.ExitStack() as failing:
+            failing.callback(ours.close)
             reading, writing = map(Descriptor, os.pipe())
             claims, log = _memory.new_file("claims"), _memory.new_file("log")
             stderr = _duplicate(2)
@@ -126,6 +128,7 @@ class Interpreter:
                 # A group of its own: Ctrl-C is for the driver, and what a task started can be ended with the worker.
                 process_group=0,
             )
+            failing.pop_all()
             reading.close()
             stderr.close()
         return Launched(process, ours, writing, claims, log)
