@@ -39,6 +39,8 @@ PATIENCE = 30.0
 
 _LARGE = 3_000_000
 _HOUR = 3600.0
+# How many workers die as results leave. A pool may need some seconds to notice each.
+_DEATHS = 4
 _WAYS_OF_A_CHILD = {"returns": 0, "raises": 1, "leaves": 7, "exits": 3}
 
 
@@ -331,14 +333,14 @@ def _see_the_end(runner: TaskRunner, signals: Signals, begin: float) -> None:
 
 @contextlib.contextmanager
 def _deaths(signals: Signals, number: signal.Signals, over: threading.Event) -> Iterator[None]:
-    """Kill workers meanwhile, as their bodies return: every third that says so."""
+    """Kill some workers meanwhile, as their bodies return: every third that says so."""
 
     def kill() -> None:
         seen = 0
         while not over.wait(0.001):
             pids = signals.notes("returns")
             for index in range(seen, len(pids)):
-                if index % 3 == 2:
+                if index % 3 == 2 and signals.count("killed") < _DEATHS:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(int(pids[index]), number)
                         signals.note("killed")

@@ -48,8 +48,8 @@ _SAME_PROCESS: Final = dataclasses.replace(
 _PATIENCE: Final = 1.0
 _LEAVING_SECONDS: Final = 5.0
 # How often it is looked whether a pool has overlooked that a worker died, and how often in a row makes it certain.
-_LOOK_SECONDS: Final = 4.0
-_LOOKS: Final = 3
+_LOOK_SECONDS: Final = 1.0
+_LOOKS: Final = 4
 
 
 class ExecutorTaskRunner(TaskRunner):
