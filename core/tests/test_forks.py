@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +17,7 @@ from turnout._timers import after
 from turnout.runner import Outcome, OutcomeKind
 from turnout.testing._batches import batched
 from turnout.testing._depot import Depot
-from turnout.worker import run_batch
+from turnout.worker import call_async_body, call_body, run_batch
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
@@ -113,3 +115,60 @@ def test_a_runner_starts_in_a_fork() -> None:
 
     with held_elsewhere(_waiting.LOCK), held_elsewhere(_backends._held_lock):
         assert in_a_fork(its_own)
+
+
+def leave(status: object) -> None:
+    raise SystemExit(status)
+
+
+def fail() -> None:
+    raise ValueError("of the child")
+
+
+def status_of(child: Callable[[], object]) -> Callable[[], int]:
+    """Return a body that forks, does something in the child, and returns the child's exit status."""
+
+    def body() -> int:
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid:
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        child()
+        return -1
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("child", "status"),
+    [(lambda: None, 0), (fail, 1), (lambda: leave(7), 7), (lambda: leave(None), 0), (lambda: leave("enough"), 1)],
+    ids=["returns", "raises", "leaves", "leaves without a word", "leaves with words"],
+)
+@pytest.mark.parametrize("kind", ["called", "sync", "async"])
+def test_a_child_that_a_body_forks_ends_with_the_body(child: Callable[[], object], status: int, kind: str) -> None:
+    body, parent = status_of(child), os.getpid()
+
+    async def body_async() -> int:
+        return body()
+
+    async def run_async() -> Any:
+        return await call_async_body(body_async, (), {}, Scope())
+
+    try:
+        if kind == "called":
+            found = task(body)()
+        elif kind == "sync":
+            found = call_body(body, (), {}, Scope())
+        else:
+            found = asyncio.run(run_async())
+    finally:
+        if os.getpid() != parent:
+            os._exit(99)
+    assert found == status
+
+
+class Scope:
+    """A call of which there is nothing to know."""
+
+    log_prints = False
+    counters = None

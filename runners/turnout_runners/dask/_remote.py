@@ -172,7 +172,7 @@ class Work:
         self._lines: dict[str, str] = {}
         self._has_permit = False
         self._is_waiting = False
-        self._began = time.time()
+        self._began = time.monotonic()
         self._context = contextvars.copy_context()
         self._nested = site.nested(header)
 
@@ -345,8 +345,9 @@ class Work:
 
         with self._lock:
             self._release()
-        now = time.time()
-        event = SecedeEvent(key=self.header.key, compute_duration=now - self._began, stimulus_id=f"secede-{now}")
+        # Not by a clock that may be set meanwhile: Dask would take what it gets for a duration.
+        seconds = time.monotonic() - self._began
+        event = SecedeEvent(key=self.header.key, compute_duration=seconds, stimulus_id=f"secede-{time.time()}")
         self.site.worker.loop.add_callback(self.site.worker.handle_stimulus, event)
         self._tell_waiting(True)
 
