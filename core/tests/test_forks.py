@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -18,6 +18,9 @@ from turnout.runner import Outcome, OutcomeKind
 from turnout.testing._batches import batched
 from turnout.testing._depot import Depot
 from turnout.worker import call_async_body, call_body, run_batch
+
+if TYPE_CHECKING:
+    from turnout._context import Scope
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
@@ -139,6 +142,13 @@ def status_of(child: Callable[[], object]) -> Callable[[], int]:
     return body
 
 
+class Silent:
+    """A call of which there is nothing to know."""
+
+    log_prints = False
+    counters = None
+
+
 @pytest.mark.parametrize(
     ("child", "status"),
     [(lambda: None, 0), (fail, 1), (lambda: leave(7), 7), (lambda: leave(None), 0), (lambda: leave("enough"), 1)],
@@ -146,29 +156,22 @@ def status_of(child: Callable[[], object]) -> Callable[[], int]:
 )
 @pytest.mark.parametrize("kind", ["called", "sync", "async"])
 def test_a_child_that_a_body_forks_ends_with_the_body(child: Callable[[], object], status: int, kind: str) -> None:
-    body, parent = status_of(child), os.getpid()
+    body, parent, scope = status_of(child), os.getpid(), cast("Scope", Silent())
 
     async def body_async() -> int:
         return body()
 
     async def run_async() -> Any:
-        return await call_async_body(body_async, (), {}, Scope())
+        return await call_async_body(body_async, (), {}, scope)
 
     try:
         if kind == "called":
             found = task(body)()
         elif kind == "sync":
-            found = call_body(body, (), {}, Scope())
+            found = call_body(body, (), {}, scope)
         else:
             found = asyncio.run(run_async())
     finally:
         if os.getpid() != parent:
             os._exit(99)
     assert found == status
-
-
-class Scope:
-    """A call of which there is nothing to know."""
-
-    log_prints = False
-    counters = None

@@ -17,7 +17,7 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
-from turnout import flow, task
+from turnout import TaskFuture, flow, task
 from turnout.errors import CancelledRun, CrashedRun
 from turnout.testing import Signals, run_script
 from turnout_runners.process import ProcessPoolTaskRunner, _memory
@@ -241,7 +241,7 @@ def test_a_driver_with_few_descriptors_left(limits: Callable[[int, int], None], 
     before, files = children(), descriptors_in_use()
     with ProcessPoolTaskRunner(max_workers=2):
         limits(resource.RLIMIT_NOFILE, descriptors_in_use() + spare)
-        futures = [double.submit(1), make.submit(LARGE), size_of.submit(bytes(LARGE))]
+        futures: list[TaskFuture[Any]] = [double.submit(1), make.submit(LARGE), size_of.submit(bytes(LARGE))]
         for future, value in zip(futures, [2, bytes(LARGE), LARGE], strict=True):
             error = future.exception(timeout=PATIENCE)
             assert future.result() == value if error is None else isinstance(error, (CrashedRun, OSError))
@@ -274,13 +274,13 @@ def test_files_may_not_be_as_large_as_it_takes(limits: Callable[[int, int], None
 def test_large_values_do_not_fit(limits: Callable[[int, int], None]) -> None:
     limits(resource.RLIMIT_FSIZE, 1_000_000)
     with ProcessPoolTaskRunner(max_workers=1):
-        futures = [make.submit(LARGE), size_of.submit(bytes(LARGE))]
+        futures: list[TaskFuture[Any]] = [make.submit(LARGE), size_of.submit(bytes(LARGE))]
         for future, side in zip(futures, ["result", "arguments"], strict=True):
             error = future.exception(timeout=PATIENCE)
             assert isinstance(error, OSError)
             assert error.errno == errno.EFBIG
             assert any(side in note for note in error.__notes__)
-        assert [future.result() for future in (double.submit(1), make.submit(10))] == [2, bytes(10)]
+        assert (double.submit(1).result(), make.submit(10).result()) == (2, bytes(10))
 
 
 @pytest.mark.parametrize("call", ["memfd_create", "pwrite", "ftruncate"])

@@ -137,7 +137,9 @@ class FaultyWorkerConformance(Conformance):
             return
         with one_slot:
             run_short.submit(signals, what).exception(timeout=PATIENCE)
-            large = [make_large.with_options(crash_retries=1).submit(12 * _LARGE) for _ in range(2)]
+            large: list[TaskFuture[Any]] = [
+                make_large.with_options(crash_retries=1).submit(12 * _LARGE) for _ in range(2)
+            ]
             large += [size_of.with_options(crash_retries=1).submit(bytes(12 * _LARGE)) for _ in range(2)]
             for future in large:
                 error = future.exception(timeout=PATIENCE)
