@@ -137,11 +137,9 @@ class FaultyWorkerConformance(Conformance):
             return
         with one_slot:
             run_short.submit(signals, what).exception(timeout=PATIENCE)
-            large: list[TaskFuture[Any]] = [
-                make_large.with_options(crash_retries=1).submit(12 * _LARGE) for _ in range(2)
-            ]
-            large += [size_of.with_options(crash_retries=1).submit(bytes(12 * _LARGE)) for _ in range(2)]
-            for future in large:
+            sent = size_of.with_options(crash_retries=1).map([bytes(12 * _LARGE)] * 2)
+            made = make_large.with_options(crash_retries=1).map([12 * _LARGE] * 2)
+            for future in (*sent, *made):
                 error = future.exception(timeout=PATIENCE)
                 assert error is None or isinstance(error, (MemoryError, OSError, SerializationError, CrashedRun))
             _end(_changed(signals))
