@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnout import FutureList, SerializationError, TaskFuture, allow_failure, quote, task, unmapped
-from turnout._arguments import Placeholder, arriving, find_futures, replace, replace_arguments
+from turnout._arguments import Placeholder, arriving, awaited_futures, find_futures, replace, replace_arguments
 from turnout._backends import Backends
 from turnout._engine import Engine
 from turnout._future import FuturePart
@@ -776,3 +776,60 @@ def test_what_is_found_is_what_is_asked_for(value: Any) -> None:
 
     replace(value, ask)
     assert (find_futures([value]) or {}) == asked
+
+
+# What calls wait for, beside their arguments
+
+
+@dataclass
+class Labelled:
+    label: str
+    made: Any
+
+
+def test_futures_to_wait_for_are_found_in_containers() -> None:
+    one, two = future(1), future(2)
+    for given_, found in [
+        (one, [one]),
+        ([one, two], [one, two]),
+        (FutureList([one, two]), [one, two]),
+        ([one, [(two,), None]], [one, two]),
+        ({"first": one, "others": {"second": two}}, [one, two]),
+        ({one: "first", two: "second"}, [one, two]),
+        (frozenset({one}), [one]),
+        (one["part"], [one]),
+        (Labelled("first", one), [one]),
+        ([], []),
+        ([None], []),
+    ]:
+        assert set(awaited_futures(given_, "task")) == set(found), given_
+
+
+def test_what_is_waited_for_may_be_allowed_to_fail() -> None:
+    one, two = future(1), future(2)
+    assert awaited_futures([one, allow_failure([two])], "task") == {one: False, two: True}
+
+
+def test_a_circle_of_containers_ends_the_search_for_futures_to_wait_for() -> None:
+    one = future(1)
+    circle: list[Any] = [one]
+    circle.append(circle)
+    assert awaited_futures(circle, "task") == {one: False}
+
+
+@pytest.mark.parametrize(
+    ("stranger", "shown"),
+    [
+        (3, "int"),
+        ("add-0", "str"),
+        (source, "turnout._task.Task"),
+        ((one for one in [future()]), "generator"),
+        (quote([future()]), "turnout._arguments.quote"),
+        (Labelled("first", None), f"{__name__}.Labelled"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_waiting_for_what_is_no_future_is_refused(stranger: Any, shown: str) -> None:
+    for given_ in (stranger, [future(), stranger], {"key": [stranger]}):
+        with pytest.raises(TypeError, match=rf"wait_for of 'load' holds a value of type {re.escape(shown)}, which is"):
+            awaited_futures(given_, "load")

@@ -18,6 +18,7 @@ __all__ = [
     "Placeholder",
     "allow_failure",
     "arriving",
+    "awaited_futures",
     "find_futures",
     "quote",
     "replace",
@@ -134,6 +135,51 @@ def find_futures(values: tuple[Any, ...] | list[Any]) -> dict[TaskFuture[Any], b
                 seen[id(value), allowed] = value
                 todo.extend((part, allowed) for part in parts if type(part) not in PLAIN)
     return found if found or special else None
+
+
+def awaited_futures(given: Any, name: str) -> dict[TaskFuture[Any], bool]:
+    """Return the futures in what was given as ``wait_for``, and whether their failure is allowed.
+
+    Parameters
+    ----------
+    given
+        A future, or futures in containers. ``None`` stands for no future, there too.
+    name
+        The task's name, for errors.
+
+    Raises
+    ------
+    TypeError
+        If something is there that is no future: a call that waits for it would not wait at all.
+    """
+    if type(given) in (list, tuple, set, FutureList) and all(type(value) is TaskFuture for value in given):
+        return dict.fromkeys(given, False)
+    stranger = _stranger(given)
+    if stranger is not None:
+        raise TypeError(
+            f"wait_for of {name!r} holds a value of type {_type_name(stranger)}, which is no future. Give it futures, "
+            "alone or in lists, tuples, sets, dicts and dataclasses."
+        )
+    return find_futures([given]) or {}
+
+
+def _stranger(given: Any) -> Any:
+    """Return something that stands where a future could be waited for, and is none; or None."""
+    todo = [given]
+    seen: dict[int, Any] = {}
+    while todo:
+        value, _ = _unwrapped(todo.pop(), False)
+        if value is None or type(value) is TaskFuture or type(value) is FuturePart or id(value) in seen:
+            continue
+        seen[id(value)] = value
+        if isinstance(value, dict):
+            todo.extend(item for key, item in value.items() if type(key) is not TaskFuture)
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            todo.extend(value)
+        elif _parts(value) is None or find_futures([value]) is None:
+            # Of a dataclass, some fields may be anything.
+            return value
+    return None
 
 
 def searched(value: Any) -> Any:
@@ -395,12 +441,15 @@ def _filled(made: Any, value: Any, parts: list[Any]) -> Any:
 
 
 def _refused(value: Any, error: Exception) -> TypeError:
-    cls = type(value)
-    name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
     return TypeError(
-        f"Can't put results in the place of the futures in a {name}: {type(error).__name__}: {error}. "
+        f"Can't put results in the place of the futures in a {_type_name(value)}: {type(error).__name__}: {error}. "
         "Give the call the futures in a list, or wait for them first."
     )
+
+
+def _type_name(value: Any) -> str:
+    cls = type(value)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _give_attributes(made: Any, value: Any) -> None:

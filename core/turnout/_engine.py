@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
-from ._arguments import PLAIN, find_futures
+from ._arguments import PLAIN, awaited_futures, find_futures
 from ._call import EMPTY, NO_KEYWORDS, Call
 from ._context import TASK_RUNS, Scope
 from ._ending import RUNNING, give_name, run_hooks, settle, start, task_run
@@ -120,6 +120,7 @@ class Engine:
         wait_for: Any = None,
     ) -> TaskFuture[Any]:
         """Take a call, and start it if nothing keeps it waiting. Hot path."""
+        awaited = None if wait_for is None else awaited_futures(wait_for, task.name)
         if task.task_runner is not None or scope is not self.flow_run:
             dispatcher = self._special_dispatcher(scope, task)
         else:
@@ -139,8 +140,8 @@ class Engine:
         else:
             if kwargs:
                 dependencies = find_futures([*args, *kwargs.values()])
-        if wait_for is not None:
-            dependencies = {**(find_futures([wait_for]) or {}), **(dependencies or {})}
+        if awaited is not None:
+            dependencies = {**awaited, **(dependencies or {})}
         self.open[call] = None
         future = call.future
         if self.cancelling:

@@ -183,6 +183,8 @@ class Task(Decorated, Generic[P, R_co]):
             If no flow is running here.
         RunnerStartError
             If this is the flow's first call and the backend doesn't come up.
+        TypeError
+            If ``wait_for`` holds something that is no future.
         """
         scope = current_scope.get()
         if scope is None:
