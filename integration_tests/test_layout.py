@@ -64,6 +64,7 @@ FLOORS: Final = (
     "_ending",
     "_interrupts",
     "_scopes",
+    "_circles",
     "_engine",
     "_attempts",
     # How it gets to its runner.

@@ -93,10 +93,15 @@ def _over_in_turn(
         for future, listener in listeners.items():
             if not future._listen(listener):
                 queue.put(future)
-        for _ in range(len(listeners)):
-            if not queue.wait(remaining()):
+        left = dict(listeners)
+        while left:
+            # What may be any of several is not known to wait for this thread.
+            last = next(iter(left)) if len(left) == 1 else None
+            if not queue.wait(remaining(), last):
                 return
-            yield queue.take()
+            future = queue.take()
+            del left[future]
+            yield future
     finally:
         for future, listener in listeners.items():
             future._forget(listener)

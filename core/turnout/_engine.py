@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ._arguments import PLAIN, awaited_futures, find_futures
 from ._call import EMPTY, NO_KEYWORDS, Call
+from ._circles import no_circle
 from ._context import TASK_RUNS, Scope
 from ._ending import RUNNING, give_name, run_hooks, settle, start, task_run
 from ._future import CANCELLED, COMPLETED, UPSTREAM_FAILED, Failure, TaskFuture, summary
@@ -304,11 +305,26 @@ class Engine:
 
     # Waiting
 
-    def waiting(self, scope: Scope) -> Away:
-        """Return a context in which the body of a scope waits, and its slot may serve others."""
+    def waiting(self, scope: Scope, future: TaskFuture[Any] | None = None) -> Away:
+        """Return a context in which the body of a scope waits, and its slot may serve others.
+
+        Parameters
+        ----------
+        scope
+            Whose body waits.
+        future
+            What it waits for, if it does so without a time limit.
+
+        Raises
+        ------
+        WouldDeadlockError
+            If the future waits for the body.
+        """
         # A subflow that a task calls waits in that task's slot. Several runners may be involved.
         around = {call.dispatcher: call for call in calls_around(scope)}
         slots = Away()
+        if future is not None and around:
+            slots.enter_context(no_circle(scope, future))
         for dispatcher, call in around.items():
             slots.enter_context(dispatcher.waiting(call))
         remote = remote_around(scope) if self.in_worker else None

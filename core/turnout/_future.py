@@ -9,10 +9,11 @@ import threading
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
+from ._context import current_scope
 from ._serialization import Parcel
 from ._state import State, StateType
 from ._waiting import LOCK, countdown, delivering, logged, outside, wait_for_gate
-from .errors import CancelledRun, CrashedRun, SerializationError, UpstreamFailed
+from .errors import CancelledRun, CrashedRun, SerializationError, UpstreamFailed, WouldDeadlockError
 from .runner import Stored
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ._context import Scope
     from ._task import Task
 
-__all__ = ["PACKED", "Failure", "FutureList", "FuturePart", "TaskFuture"]
+__all__ = ["PACKED", "Failure", "FutureList", "FuturePart", "TaskFuture", "own_end"]
 
 R = TypeVar("R")
 
@@ -140,7 +141,8 @@ class TaskFuture(Generic[R]):
         UpstreamFailed, CrashedRun, CancelledRun, TaskRunTimeoutError
             If the call has no result, and not because its body raised.
         WouldDeadlockError
-            In a callback or hook, if the call is not over: the waiting thread would have to deliver the result.
+            In a callback or hook, if the call is not over: the waiting thread would have to deliver the result. In a
+            task, without a timeout, if the call waits for that task, or is that task's own.
         """
         if self._type < COMPLETED:
             self._wait(timeout)
@@ -256,7 +258,7 @@ class TaskFuture(Generic[R]):
         if not self._listen(gate.release):
             return
         try:
-            if not wait_for_gate(gate, timeout):
+            if not wait_for_gate(gate, timeout, self):
                 raise TimeoutError(f"{self.name} is {self._type.name.lower()} still, after {timeout} s.")
         finally:
             self._forget(gate.release)
@@ -264,6 +266,9 @@ class TaskFuture(Generic[R]):
     async def _over(self) -> None:
         import asyncio  # slow to load, and most programs don't wait this way
 
+        # Longer circles are not looked for: what a coroutine awaits may be one of several things, or have a time limit.
+        if self._type < COMPLETED and getattr(current_scope.get(), "future", None) is self:
+            raise own_end(self)
         loop = asyncio.get_running_loop()
         over = loop.create_future()
 
@@ -413,6 +418,11 @@ class FutureList(list[TaskFuture[R]]):
         for future in self:
             future.wait(remaining())
         return all(future.done() for future in self)
+
+
+def own_end(future: TaskFuture[Any]) -> WouldDeadlockError:
+    """Return the error for a body that waits for the end of its own call."""
+    return WouldDeadlockError(f"Task {future.name!r} waits for its own end, which would never come.")
 
 
 def summary(error: BaseException | None, type_: StateType) -> str | None:

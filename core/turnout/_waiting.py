@@ -8,11 +8,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from ._context import current_scope
 from ._locks import PoliteLock, free_in_forks
 from .errors import WouldDeadlockError
+
+if TYPE_CHECKING:
+    from ._future import TaskFuture
 
 __all__ = ["LOCK", "Arrivals", "Away", "countdown", "delivering", "is_delivering", "logged", "outside", "wait_for_gate"]
 
@@ -105,9 +108,17 @@ class Arrivals(Generic[R]):
             if len(self._items) == 1:
                 self._gate.release()
 
-    def wait(self, timeout: float | None) -> bool:
-        """Wait for an item, and return whether there is one to take."""
-        return bool(self._items) or wait_for_gate(self._gate, timeout, keep=True)
+    def wait(self, timeout: float | None, future: TaskFuture[Any] | None = None) -> bool:
+        """Wait for an item, and return whether there is one to take.
+
+        Parameters
+        ----------
+        timeout
+            Seconds, or None.
+        future
+            The only one that can bring it.
+        """
+        return bool(self._items) or wait_for_gate(self._gate, timeout, future, keep=True)
 
     def take(self) -> R:
         """Return the item that has been there longest."""
@@ -118,7 +129,9 @@ class Arrivals(Generic[R]):
             return item
 
 
-def wait_for_gate(gate: threading.Lock, timeout: float | None, *, keep: bool = False) -> bool:
+def wait_for_gate(
+    gate: threading.Lock, timeout: float | None, future: TaskFuture[Any] | None = None, *, keep: bool = False
+) -> bool:
     """Wait until another thread opens a gate, giving the caller's slot to others meanwhile.
 
     Parameters
@@ -127,8 +140,15 @@ def wait_for_gate(gate: threading.Lock, timeout: float | None, *, keep: bool = F
         A lock that is held now and will be released.
     timeout
         Seconds, or None.
+    future
+        The one whose call opens the gate.
     keep
         Leave the gate open behind.
+
+    Raises
+    ------
+    WouldDeadlockError
+        If the gate would stay closed for ever, as its opening depends on this thread.
     """
     if gate.acquire(blocking=False):
         passed = True
@@ -141,7 +161,8 @@ def wait_for_gate(gate: threading.Lock, timeout: float | None, *, keep: bool = F
         )
     else:
         scope = current_scope.get()
-        with scope.engine.waiting(scope) if scope is not None else Away() as away:
+        awaited = future if timeout is None else None
+        with scope.engine.waiting(scope, awaited) if scope is not None else Away() as away:
             passed = away.wait(gate, -1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
     if passed and keep:
         gate.release()
