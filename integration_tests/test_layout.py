@@ -23,6 +23,7 @@ FLOORS: Final = (
     # What all others stand on.
     "_version",
     "errors",
+    "_secrets",
     "_state",
     "_locks",
     "_forks",
@@ -117,6 +118,7 @@ INTIMATE: Final = {
         "turnout._failures",
         "turnout._resources",
         "turnout._scripts",
+        "turnout._secrets",
         "turnout._serialization",
         "turnout._stop",
         "turnout._streams",
@@ -128,6 +130,7 @@ INTIMATE: Final = {
         "turnout._failures",
         "turnout._resources",
         "turnout._scripts",
+        "turnout._secrets",
         "turnout._serialization",
         "turnout._stop",
         "turnout._streams",

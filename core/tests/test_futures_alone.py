@@ -387,7 +387,7 @@ def test_callbacks_come_in_order_and_errors_do_not_stop_them(rack: Rack, caplog:
         rack.run()
         future.add_done_callback(partial(note_and_raise, 3))
     assert order == [0, 1, 2, 3]
-    assert [record.getMessage() for record in caplog.records] == 4 * ["A done callback of echo-0 raised."]
+    assert [record.getMessage() for record in caplog.records] == 4 * ["A done callback of 'echo-0' raised."]
     assert future.result() == 1
 
 

@@ -242,6 +242,6 @@ def _condition_holds(call: Call, state: State) -> bool:
     if condition is None:
         return True
     holds = False
-    with logged("retry_condition_fn of %s raised; it is not run again.", call.future.name):
+    with logged("retry_condition_fn of %r raised; it is not run again.", call.future.name):
         holds = bool(condition(call.task, task_run(call), state))
     return holds  # noqa: RET504  (still False if it raised)

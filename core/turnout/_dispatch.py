@@ -16,6 +16,7 @@ from ._call import Call
 from ._ending import settle, start, trouble_of
 from ._future import COMPLETED, Failure, brief
 from ._loops import LoopThread
+from ._secrets import secrets_hidden
 from ._state import StateType
 from ._timers import after
 from ._waiting import delivering
@@ -72,17 +73,18 @@ class Dispatcher(abc.ABC):
         """
         if self.runner is None:
             return
-        try:
-            self.runner.start(self.host())
-        except RunnerStartError:
-            self.stop()
-            raise
-        except Exception as error:
-            self.stop()
-            raise RunnerStartError(
-                f"{self.runner!r} did not start: {brief(error)}. "
-                "Check its settings, or run the flow elsewhere, for example with task_runner='thread'."
-            ) from error
+        with secrets_hidden(self.runner._settings):
+            try:
+                self.runner.start(self.host())
+            except RunnerStartError:
+                self.stop()
+                raise
+            except Exception as error:
+                self.stop()
+                raise RunnerStartError(
+                    f"{self.runner!r} did not start: {brief(error)}. "
+                    "Check its settings, or run the flow elsewhere, for example with task_runner='thread'."
+                ) from error
 
     def stop(self) -> None:
         """Stop the runner and what belongs to it."""

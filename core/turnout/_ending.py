@@ -133,7 +133,7 @@ def trouble_of(call: Call) -> Trouble:
 def run_hooks(hooks: Sequence[Any], owner: Any, run: Any, state: State) -> None:
     """Call hooks with what they are about, and log what they raise."""
     for hook in hooks:
-        with logged("A hook of %s raised in state %s: %r", run.name, state.name, hook), delivering(), outside():
+        with logged("A hook of %r raised in state %s: %r", run.name, state.name, hook), delivering(), outside():
             hook(owner, run, state)
 
 

@@ -154,5 +154,10 @@ def _write(stream: str, text: str) -> None:
     target = sys.stderr if stream == "stderr" else sys.stdout
     if target is not None:
         with contextlib.suppress(OSError, ValueError):  # closed, or a broken pipe: nobody is there to read
-            target.write(text)
+            try:
+                target.write(text)
+            except UnicodeEncodeError:
+                # The body has gone on, and the lines beside it are not to blame.
+                encoding = getattr(target, "encoding", None) or "utf-8"
+                target.write(text.encode(encoding, "backslashreplace").decode(encoding))
             target.flush()

@@ -448,5 +448,5 @@ def _deliver(callback: Callable[[TaskFuture[Any]], object], future: TaskFuture[A
 
 
 def _call_back(callback: Callable[[TaskFuture[Any]], object], future: TaskFuture[Any]) -> None:
-    with logged("A done callback of %s raised.", future.name):
+    with logged("A done callback of %r raised.", future.name):
         callback(future)

@@ -331,8 +331,9 @@ task_runner="thread".
     except Exception:
         # The search calls code of the value's classes, which may do anything.
         path, part, cause = name, value, error
+    kind = f"{_kind(part)} that is nested too deeply" if _too_deep(cause) else _kind(part)
     return SerializationError(
-        f"{what} can't be pickled: {path} is {_kind(part)} ({_described(cause)}). Runners that use other processes "
+        f"{what} can't be pickled: {path} is {kind} ({_described(cause)}). Runners that use other processes "
         'must pickle what they send: pass something that can be pickled, or use task_runner="thread".'
     )
 

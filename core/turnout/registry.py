@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ._installed import Library, RunnerInfo, claimant, known, registered, requirement, target
 from ._options import accepted, settings
+from ._secrets import secrets_hidden
 from .errors import MissingRunnerLibraryError, RunnerError, RunnerOptionError, UnknownRunnerError
 from .runner import TaskRunner
 
@@ -71,7 +72,8 @@ def resolve(spec: TaskRunner | type[TaskRunner] | str) -> TaskRunner:
     if isinstance(spec, TaskRunner):
         return spec
     if isinstance(spec, str):
-        return _from_text(spec.strip())
+        with secrets_hidden():
+            return _from_text(spec.strip())
     return _from_class(spec)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 
+from ._secrets import secrets_in, without_secrets
 from .errors import RunnerOptionError, RunnerStoppedError
 
 if TYPE_CHECKING:
@@ -380,7 +381,7 @@ class TaskRunner(abc.ABC):
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self._settings.items())
-        return f"{type(self).__name__}({settings})"
+        return without_secrets(f"{type(self).__name__}({settings})", secrets_in(self._settings))
 
 
 def check_count(name: str, value: int | None) -> None:

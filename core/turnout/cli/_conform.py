@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._secrets import without_secrets
 from ..errors import RunnerError
 from ..registry import resolve
 from ._output import claim_standard_output, print_json, print_table
@@ -28,7 +29,7 @@ def conform(word: str, select: str | None, *, as_json: bool) -> int:
     rows = [(row.guarantee, row.behaviour, row.outcome, row.detail) for row in report.rows]
     if own:
         records = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
-        print_json({"runner": word, "counts": _counts(report), "rows": records}, own)
+        print_json({"runner": without_secrets(word), "counts": _counts(report), "rows": records}, own)
     else:
         print_table(COLUMNS, rows)
         print(", ".join(f"{count} {outcome}" for outcome, count in _counts(report).items()))

@@ -17,6 +17,7 @@ import pytest
 
 from turnout import flow, task
 
+from ._bad_input import BadInputConformance
 from ._kit import run_script, runner_expression
 from ._misbehaving import MisbehaviourConformance
 from ._open_calls import failure_of
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["ErrorConformance"]
 
 
-class ErrorConformance(MisbehaviourConformance, UnpicklableConformance):
-    """Everything that is promised about errors: E1 to E4."""
+class ErrorConformance(MisbehaviourConformance, UnpicklableConformance, BadInputConformance):
+    """Everything that is promised about errors: E1 to E4, and about input that can't work."""
 
     def test_E1_type_and_arguments(self, runner: TaskRunner) -> None:
         """The exception that arrives is of the same class, with the same arguments."""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from turnout._cluster import check_versions, versions
 from turnout._scripts import scripts_by_value
+from turnout._secrets import without_secrets
 from turnout.errors import RunnerOptionError, RunnerStartError
 
 from ._quiet import only_warnings
@@ -131,7 +132,7 @@ class Connection:
     def _to_address(self, settings: Settings, address: str) -> Any:
         if settings.security is None and is_beyond_this_machine(address):
             warnings.warn(
-                f"{address} is reached without encryption or proof of identity: whoever is on that network can read "
+                f"{without_secrets(address)} is reached without encryption or proof of identity: whoever is on that network can read "
                 "what is sent, and run code as you on the scheduler, the workers and, by what they send back, here. "
                 "Use tls:// with security=..., or a network that you trust.",
                 RuntimeWarning,

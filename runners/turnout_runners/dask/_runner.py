@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
+from turnout._secrets import without_secrets
 from turnout.errors import RunnerOptionError, RunnerStartError
 from turnout.runner import DEFAULT_BATCH_SECONDS, Capabilities, Host, check_batch_seconds, check_count
 
@@ -138,7 +139,8 @@ class DaskTaskRunner(LinkedRunner):
             where = "cluster_kwargs" if given == ["cluster_class"] else "whoever starts that cluster"
             raise RunnerOptionError(f"{size}= is for a cluster of the runner's own; with {given[0]}= tell {where}.")
         if self._address is not None and "://" not in str(self._address):
-            raise RunnerOptionError(f"address={self._address!r}: give a URL such as 'tcp://{self._address}'.")
+            shown = without_secrets(self._address)
+            raise RunnerOptionError(f"address={shown!r}: give a URL such as 'tcp://{shown}'.")
         fixed = next((name for name in ("address", "cluster") if name in given), None)
         extra = next((name for name in ("cluster_kwargs", "adapt_kwargs") if getattr(self, f"_{name}") is not None), "")
         if fixed and extra:

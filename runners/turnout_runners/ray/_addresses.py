@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+from turnout._secrets import without_secrets
 from turnout.errors import RunnerOptionError
 
 __all__ = ["CLIENT", "address_in_use", "check_address", "host_and_port", "places_in_use", "same_place"]
@@ -36,7 +37,7 @@ local Ray.
         host_and_port(address)
     except (ValueError, TypeError, AttributeError):
         raise RunnerOptionError(
-            f'address={address!r}: give "auto", "host:6379" or "ray://host:10001"; or none, for a local Ray.'
+            f'address={without_secrets(str(address))!r}: give "auto", "host:6379" or "ray://host:10001"; or none, for a local Ray.'
         ) from None
 
 

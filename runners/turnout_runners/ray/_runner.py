@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
+from turnout._secrets import without_secrets
 from turnout.errors import MissingRunnerLibraryError, RunnerOptionError, RunnerStoppedError
 from turnout.runner import (
     DEFAULT_BATCH_SECONDS,
@@ -121,9 +122,10 @@ class RayTaskRunner(TaskRunner):
             elif name == "namespace":
                 options[name] = value
             else:
+                shown, start = without_secrets(url), without_secrets(address)
                 raise RunnerOptionError(
-                    f"{url!r}: {name}={value} is no option of such a URL, which takes num_cpus (a number) and "
-                    f"namespace. For others write RayTaskRunner({address!r}, ...)."
+                    f"{shown!r}: {name} is no option of such a URL, or has no such value. It takes num_cpus (a number) "
+                    f"and namespace. For others write RayTaskRunner({start!r}, ...)."
                 )
         return cls(address, **options)
 
