@@ -1,4 +1,4 @@
-"""What runners on other machines share: comparing versions, and taking code along that the workers don't have."""
+"""What runners on other machines share: versions compared, names shown, code taken along that the workers don't have."""
 
 from __future__ import annotations
 
@@ -25,11 +25,28 @@ __all__ = [
     "check_versions",
     "shipment_of",
     "shipped_paths",
+    "shown_name",
     "unpack_shipment",
     "versions",
 ]
 
+_LONGEST_NAME: Final = 200
 _LEFT_OUT: Final = frozenset({"__pycache__", ".git", ".mypy_cache", ".pytest_cache", ".ruff_cache"})
+
+
+def shown_name(name: str) -> str:
+    """Return the name of a task as a backend can show it: in one line, not too long, and in UTF-8.
+
+    What can't be encoded would have Dask close its connection, and Ray refuse the task.
+
+    Examples
+    --------
+    >>> shown_name("load"), shown_name("load\\nall")
+    ('load', 'load\\\\nall')
+    """
+    if len(name) <= _LONGEST_NAME and name.isprintable():
+        return name
+    return ascii(name)[1:-1][:_LONGEST_NAME]
 
 
 def versions() -> dict[str, str]:

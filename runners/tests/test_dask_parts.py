@@ -25,7 +25,7 @@ from turnout_runners.dask._placement import Worker, checked_options, place, why_
 from turnout_runners.dask._quiet import only_warnings
 from turnout_runners.dask._sent import Sent, verdicts
 from turnout_runners.dask._threads import Permits, run_in_thread
-from turnout_runners.dask._wire import News, Stays
+from turnout_runners.dask._wire import News, Stays, key_of, number_of
 
 
 class OneCall:
@@ -412,3 +412,14 @@ def test_levels_that_the_user_chose_stay(level: int) -> None:
 def test_levels_in_the_configuration_of_dask_stay() -> None:
     with dask.config.set({"logging": {"distributed": "info"}}), only_warnings():
         assert logging.getLogger("distributed").level == logging.INFO
+
+
+# Keys
+
+
+@pytest.mark.parametrize("name", ["half \udcff", "two\nlines", "nul \x00", 10_000 * "x"], ids=ascii)
+def test_keys_can_be_sent_whatever_the_name(name: str) -> None:
+    key = key_of(name, "0123456789abcdef", 10)
+    assert len(key.encode()) < 300
+    assert key.isprintable()
+    assert number_of(key) == 10

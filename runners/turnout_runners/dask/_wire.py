@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from turnout._cluster import shown_name
 from turnout._serialization import Parcel
 from turnout.runner import Outcome, OutcomeKind
 
@@ -124,7 +125,7 @@ def key_of(name: str, link: str, number: int) -> str:
     >>> key_of("load", "0123456789abcdef", 10)
     'load-0123456789abcdef000000000000000a'
     """
-    return f"{sys.intern(name)}-{link}{number:0{_DIGITS}x}"
+    return f"{sys.intern(shown_name(name))}-{link}{number:0{_DIGITS}x}"
 
 
 def number_of(key: str) -> int:

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, Final
 
+from turnout._cluster import shown_name
 from turnout._serialization import Parcel, SharedParcel
 from turnout.errors import RunnerOptionError
 from turnout.runner import Batch
@@ -124,7 +125,7 @@ class Calls:
         return remote
 
     def _new_variant(self, batch: Batch, name: str, given: Mapping[str, Any]) -> Any:
-        options = {"name": name, **_as_options(batch.resources), **checked_options(given, name)}
+        options = {"name": shown_name(name), **_as_options(batch.resources), **checked_options(given, name)}
         ours = {"max_retries": 0, "num_returns": 2 if batch.may_stay else 1}
         try:
             remote = _remote_function(batch.may_stay).options(**options, **ours)
