@@ -18,7 +18,7 @@ import pytest
 
 from integration_tests.dask_clusters import Cluster, certificates
 from turnout import TaskRunner, get_run_logger, task
-from turnout.errors import CrashedRun
+from turnout.errors import CrashedRun, RunnerStartError
 from turnout.testing import RunnerConformance, Signals, run_script, runner_expression
 from turnout.testing._cancelling import CancelConformance
 from turnout.testing._crashes import CrashConformance
@@ -151,3 +151,18 @@ class TestDaskTls(ElsewhereConformance, ValueConformance, CrashConformance, Canc
             "tls_client_key": str(folder / "key.pem"),
         }
         return DaskTaskRunner(address=cluster_of(slots, folder).address, security=security)
+
+
+@pytest.mark.xdist_group("dask: remote")
+def test_certificates_of_others_are_refused(tmp_path: Path) -> None:
+    """A driver with certificates of another authority gets an error that says what to look at; the cluster lives on."""
+    address = cluster_of(1, certificates_folder()).address
+
+    def runner(folder: Path) -> DaskTaskRunner:
+        names = {"tls_ca_file": "cert.pem", "tls_client_cert": "cert.pem", "tls_client_key": "key.pem"}
+        security = {name: str(folder / file) for name, file in names.items()}
+        return DaskTaskRunner(address=address, security=security, connect_timeout=3.0)
+
+    with pytest.raises(RunnerStartError, match=r"No connection to tls://.* both tls:// with the same certificates"):
+        run_on(runner(certificates(tmp_path)), task(abs).submit, -1)
+    assert run_on(runner(certificates_folder()), task(abs).submit, -1) == 1

@@ -82,7 +82,7 @@ class Dispatcher(abc.ABC):
             except Exception as error:
                 self.stop()
                 raise RunnerStartError(
-                    f"{self.runner!r} did not start: {brief(error)}. "
+                    f"{self.runner!r} did not start: {brief(error).rstrip('.')}. "
                     "Check its settings, or run the flow elsewhere, for example with task_runner='thread'."
                 ) from error
 

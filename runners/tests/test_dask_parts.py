@@ -132,7 +132,13 @@ def test_tls_without_certificates_says_what_is_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("security", "text"), [({"ca": "x"}, "has no 'ca'"), ({"tls_ca_file": "/no/such.pem"}, "no file /no/such.pem")]
+    ("security", "text"),
+    [
+        ({"ca": "x"}, "has no 'ca'"),
+        ({"tls_ca_file": "/no/such.pem"}, "no file /no/such.pem"),
+        ({"tls_ca_file": __file__}, "needs tls_ca_file, tls_client_cert"),
+        ({"tls_ca_file": __file__, "tls_client_cert": __file__}, "no certificates and key that fit"),
+    ],
 )
 def test_wrong_paths_of_certificates(security: dict[str, str], text: str) -> None:
     runner = DaskTaskRunner(address="tls://127.0.0.1:9", security=security)

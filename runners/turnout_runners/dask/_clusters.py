@@ -304,7 +304,25 @@ def _security(security: Any) -> Any:
         if "\n" not in str(path) and not Path(path).exists():
             raise RunnerOptionError(f"security[{name!r}]: there is no file {path}.")
     make: Callable[..., Any] = Security
-    return make(require_encryption=True, **{name: str(path) for name, path in security.items()})
+    made = make(require_encryption=True, **{name: str(path) for name, path in security.items()})
+    _check_certificates(made)
+    return made
+
+
+def _check_certificates(security: Any) -> None:
+    # A client of Dask that fails for want of them says little of them, and complains again at the end of the program.
+    try:
+        context = security.get_connection_args("client").get("ssl_context")
+    except OSError as error:
+        raise RunnerOptionError(
+            f"security: these are no certificates and key that fit ({type(error).__name__}: {error}). Give PEM files: "
+            "that of the authority, and the own certificate with its key."
+        ) from error
+    if context is None:
+        raise RunnerOptionError(
+            "security: a connection needs tls_ca_file, tls_client_cert and, if the key is not in the same file as the "
+            "certificate, tls_client_key."
+        )
 
 
 def _found(cluster_class: Any) -> Callable[..., Any]:
