@@ -396,6 +396,28 @@ def test_a_word_whose_library_is_missing_names_the_command(folder: Path) -> None
     )
 
 
+@pytest.mark.parametrize("how", ["option", "variable"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "tls://user:open-sesame@127.0.0.1:9",
+        "tram://open-sesame@head",
+        "thread?token=open-sesame",
+        "nothing?api_key=open-sesame",
+    ],
+)
+def test_no_secret_of_a_word_is_shown(folder: Path, word: str, how: str) -> None:
+    """Neither by the line that says what is wrong, nor by logs, tracebacks and JSON, wherever the word came from."""
+    if how == "option":
+        ended = run("stations.py:crash", "--runner", word, "--json", cwd=folder)
+    else:
+        variables = {"TURNOUT_TASK_RUNNER": word}
+        ended = turnout_command("run", "stations.py:crash", "--json", cwd=folder, environment=variables)
+    assert ended.status in (1, 2)
+    assert "open-sesame" not in ended.out + ended.err
+    assert ended.err
+
+
 def test_a_wrong_command_in_json_leaves_standard_output_empty(folder: Path) -> None:
     ended = run("stations.py:nothing", "--json", cwd=folder)
     assert (ended.status, ended.out) == (2, "")

@@ -1,4 +1,4 @@
-"""What runners on other machines share: versions compared, names shown, code taken along that the workers don't have."""
+"""What runners on other machines share: comparing versions, showing names, and taking code along that is not there."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def shown_name(name: str) -> str:
 
     Examples
     --------
-    >>> shown_name("load"), shown_name("load\\nall")
-    ('load', 'load\\\\nall')
+    >>> shown_name("load"), shown_name("load " + chr(0xDCFF))[:4], len(shown_name(10_000 * "x"))
+    ('load', 'load', 200)
     """
     if len(name) <= _LONGEST_NAME and name.isprintable():
         return name

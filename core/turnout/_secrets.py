@@ -25,7 +25,9 @@ _BEARER: Final = re.compile(r"\b((?:Bearer|Basic)\s+)[\w.~+/=-]{8,}")
 # What stands before the host of an address: a name and a password, or a token alone.
 _ADDRESS: Final = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/?#'\"@]*(?:@[^\s/?#'\"@]*)*@", re.IGNORECASE)
 _BARE_ADDRESS: Final = re.compile(r"(?<![\w/.@:-])[\w.+%-]+:[^\s/:@'\"]+@(?=[\w.\[-])")
-_PRIVATE_KEY: Final = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
+_PRIVATE_KEY: Final = re.compile(
+    r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
+)
 # Shorter ones are words like any others, and would be hidden everywhere.
 _SHORTEST: Final = 4
 

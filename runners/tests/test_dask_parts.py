@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import dask.config
 import pytest
 
+from turnout import flow, task
 from turnout.errors import RunnerOptionError, RunnerStartError
 from turnout.registry import resolve
 from turnout.runner import Batch, Outcome, OutcomeKind
@@ -429,3 +431,36 @@ def test_keys_can_be_sent_whatever_the_name(name: str) -> None:
     assert len(key.encode()) < 300
     assert key.isprintable()
     assert number_of(key) == 10
+
+
+# Secrets
+
+
+def test_repr_hides_secrets() -> None:
+    runner = DaskTaskRunner(address="tls://user:open-sesame@head:8786", client_kwargs={"token": "hunter2", "name": "x"})
+    assert repr(runner) == (
+        "DaskTaskRunner(address='tls://***@head:8786', client_kwargs={'token': '***', 'name': 'x'})"
+    )
+
+
+def test_errors_about_addresses_hide_secrets() -> None:
+    with pytest.raises(RunnerOptionError, match=r"address='\*\*\*@head:8786'"):
+        DaskTaskRunner(address="user:open-sesame@head:8786")
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "tls"])
+def test_a_cluster_that_is_not_reached_hides_secrets(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
+    """In warnings, errors, what Python prints of their causes, and log records."""
+
+    @flow(task_runner=DaskTaskRunner(address=f"{scheme}://user:open-sesame@192.0.2.1:8786", connect_timeout=0.3))
+    def main() -> None:
+        task(abs).submit(-1)
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(RunnerStartError) as caught:
+            main()
+    shown = "".join(traceback.format_exception(caught.value)) + "".join(str(one.message) for one in warned)
+    assert "***@192.0.2.1" in shown
+    assert "open-sesame" not in shown
+    assert "open-sesame" not in "".join(r.getMessage() for r in caplog.records if r.name.startswith("turnout"))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import socket
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +19,7 @@ from turnout.errors import RunnerOptionError, RunnerStartError, RunnerStoppedErr
 from turnout.registry import resolve
 from turnout_runners.ray import RayTaskRunner
 from turnout_runners.ray._addresses import host_and_port, same_place
+from turnout_runners.ray._local import _private_token
 
 
 @task
@@ -104,3 +109,57 @@ def test_same_places() -> None:
     assert not same_place("127.0.0.1:1", "127.0.0.1:2")
     assert not same_place("ray://127.0.0.1:1", "127.0.0.1:1")
     assert not same_place(None, "127.0.0.1:1")
+
+
+def test_the_token_of_a_local_ray_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token that opens it, and its folder, are the owner's alone, whatever the umask; one that is there stays."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = os.umask(0)
+    try:
+        _private_token()
+    finally:
+        os.umask(before)
+    token = tmp_path / ".ray" / "auth_token"
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert token.parent.stat().st_mode & 0o777 == 0o700
+    text = token.read_text()
+    assert len(text) > 20
+    token.chmod(0o644)
+    _private_token()
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert token.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda secret: RayTaskRunner.from_url(f"ray://head:10001?token={secret}"),
+        lambda secret: RayTaskRunner.from_url(f"ray://user:{secret}@head:10001?token=1"),
+        lambda secret: RayTaskRunner(f"user:{secret}@head"),
+    ],
+    ids=["option", "address", "no port"],
+)
+def test_errors_about_addresses_hide_secrets(make: Callable[[str], RayTaskRunner]) -> None:
+    with pytest.raises(RunnerOptionError) as caught:
+        make("open-sesame")
+    assert "open-sesame" not in str(caught.value)
+
+
+def test_repr_hides_secrets() -> None:
+    runner = RayTaskRunner("ray://user:open-sesame@head:10001", init_kwargs={"_redis_password": "hunter2", "n": 1})
+    assert repr(runner) == (
+        "RayTaskRunner(address='ray://***@head:10001', init_kwargs={'_redis_password': '***', 'n': 1})"
+    )
+    assert pickle.loads(pickle.dumps(runner)) == runner
+
+
+def test_a_ray_that_does_not_start_hides_secrets() -> None:
+    """Also in what Python prints of the causes."""
+
+    @flow(task_runner=RayTaskRunner("ray://user:open-sesame@127.0.0.1:9", connect_timeout=0.5))
+    def main() -> int:
+        return double.submit(1).result()
+
+    with pytest.raises(RunnerStartError, match=r"ray://\*\*\*@127.0.0.1:9") as caught:
+        main()
+    assert "open-sesame" not in "".join(traceback.format_exception(caught.value))

@@ -40,7 +40,7 @@ class BadInputConformance(Conformance):
         half_used = (number for number in range(5))
         next(half_used)
         with runner:
-            future = task(list).submit(half_used)
+            future: TaskFuture[Any] = task(list).submit(half_used)
             if runner.capabilities.in_process:
                 declared("in_process: nothing is pickled")
                 assert future.result() == [1, 2, 3, 4]

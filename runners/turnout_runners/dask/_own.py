@@ -54,7 +54,7 @@ class OwnCluster:
     def __init__(self, n_workers: int, threads_per_worker: int, memory_limit: Any, more: Mapping[str, Any]) -> None:
         self.directory = tempfile.mkdtemp(prefix="turnout-dask-", dir=dask.config.get("temporary-directory"))
         self.journal = str(Path(self.directory, "journals"))
-        Path(self.journal).mkdir()
+        Path(self.journal).mkdir(mode=0o700)
         resources = {"cpu": threads_per_worker} | dict(more.get("resources") or {})
         settings: dict[str, Any] = {
             "n_workers": n_workers,

@@ -37,7 +37,8 @@ local Ray.
         host_and_port(address)
     except (ValueError, TypeError, AttributeError):
         raise RunnerOptionError(
-            f'address={without_secrets(str(address))!r}: give "auto", "host:6379" or "ray://host:10001"; or none, for a local Ray.'
+            f'address={without_secrets(str(address))!r}: give "auto", "host:6379" or "ray://host:10001"; or none, for '
+            "a local Ray."
         ) from None
 
 

@@ -148,7 +148,8 @@ def _private_token() -> None:
     with contextlib.suppress(ImportError, OSError):
         from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
 
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # Who can write to the folder can put another token there.
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=False)
         path.write_text(generate_new_authentication_token())
 
