@@ -133,8 +133,8 @@ class Connection:
         if settings.security is None and is_beyond_this_machine(address):
             warnings.warn(
                 f"{without_secrets(address)} is reached without encryption or proof of identity: whoever is on that "
-                "network can read what is sent, and run code as you on the scheduler, the workers and, by what they send "
-                "back, here. Use tls:// with security=..., or a network that you trust.",
+                "network can read what is sent, and run code as you on the scheduler, the workers and, by what they "
+                "send back, here. Use tls:// with security=..., or a network that you trust.",
                 RuntimeWarning,
                 stacklevel=2,
             )
