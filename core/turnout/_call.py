@@ -33,6 +33,7 @@ class Call(Batch):
     __slots__ = (
         "args",
         "attempt",
+        "awaited",
         "context",
         "counters",
         "dependencies",
@@ -64,6 +65,8 @@ class Call(Batch):
     pending: int
     # How often the body was begun. Outcomes of an earlier attempt come too late and are dropped.
     attempt: int
+    # For what the body waits now, without a time limit; not set before it does.
+    awaited: TaskFuture[Any] | None
     # The thread that runs the body in this process; 0 outside of the body.
     thread: int
     # How many runs of each name were submitted inside of this one.

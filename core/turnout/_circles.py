@@ -5,19 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 from ._call import Call
 from ._context import Scope
 from ._future import TaskFuture, own_end
 from ._scopes import calls_around
-from ._waiting import LOCK
 from .errors import WouldDeadlockError
 
 __all__ = ["no_circle"]
-
-# For which future the body of a call waits now, without a time limit.
-_waits: Final[dict[Call, TaskFuture[Any]]] = {}
 
 
 @contextlib.contextmanager
@@ -32,21 +28,21 @@ def no_circle(scope: Scope, future: TaskFuture[Any]) -> Iterator[None]:
     # Calls inside of each other may run in one thread. What another thread waits for doesn't keep the body from ending.
     here = threading.get_ident()
     held_up = [call for call in calls_around(scope) if call.thread == here]
-    with LOCK:
-        # Before the look: of two that close a circle at once, one must see the other.
-        before = {call: _waits.get(call) for call in held_up}
-        _waits.update(dict.fromkeys(held_up, future))
+    # A destructor or a signal handler may wait while its thread does.
+    before = [_awaited(call) for call in held_up]
+    # Before the look: of two that close a circle at once, one must see the other.
+    for call in held_up:
+        call.awaited = future
     try:
         _refuse_circle(held_up, future)
         yield
     finally:
-        with LOCK:
-            for call, other in before.items():
-                # A destructor or a signal handler may wait while its thread does.
-                if other is None:
-                    _waits.pop(call, None)
-                else:
-                    _waits[call] = other
+        for call, other in zip(held_up, before, strict=True):
+            call.awaited = other
+
+
+def _awaited(call: Call) -> TaskFuture[Any] | None:
+    return getattr(call, "awaited", None)
 
 
 def _refuse_circle(held_up: list[Call], future: TaskFuture[Any]) -> None:
@@ -61,7 +57,7 @@ def _refuse_circle(held_up: list[Call], future: TaskFuture[Any]) -> None:
             raise _refusal(call.future, future)
         seen.add(call)
         todo.extend(call.dependencies or ())
-        awaited = _waits.get(call)
+        awaited = _awaited(call)
         if awaited is not None:
             todo.append(awaited)
 
