@@ -31,7 +31,7 @@ _NAMES = ("two\nlines", "back\rward", "red \x1b[31m", "nul \x00", "half \udcff",
 
 
 class BadInputConformance(Conformance):
-    """Parts of E2, E4, D1, D3, S1, C1 and L5."""
+    """Parts of E2, E4, D1, D3, S1 and C1."""
 
     # What can't be pickled, beside what is tested with E2 already
 
@@ -314,15 +314,6 @@ class BadInputConformance(Conformance):
         for line in (b"before", b"after", b"from another call", b"end"):
             assert line in out.replace(b"\xff", b"").splitlines(), out
 
-    # Files
-
-    def test_L5_files_are_private(self, fresh_runner: TaskRunner, tmp_path: Path) -> None:
-        """What is written to temporary folders can be read and changed by nobody else, even with a umask of 0."""
-        folder = tmp_path / "t"
-        folder.mkdir(mode=0o755)
-        _printed(fresh_runner, tmp_path, _UMASK, TMPDIR=str(folder))
-        assert (tmp_path / "public").read_text().splitlines() == [str(folder / "control")]
-
 
 def _printed(runner: TaskRunner, folder: Path, script: str, **variables: str) -> bytes:
     """Return what a script and its workers write to standard output, as bytes."""
@@ -380,46 +371,6 @@ def good():
 def main():
     assert raw.submit().result() == 1
     good.submit().result()
-"""
-
-# Those in a private folder are private, whatever their own bits say. Where the name of the temporary folder is too long
-# for sockets, runners may take /tmp, and call theirs after themselves.
-_UMASK = """
-import pathlib, tempfile
-os.umask(0)
-
-def public_ones():
-    top = pathlib.Path(tempfile.gettempdir())
-    mine = [path for path in pathlib.Path("/tmp").glob("turnout-*") if path.stat().st_uid == os.getuid()]
-    todo = [*top.iterdir(), *(path for path in mine if path not in before)]
-    while todo:
-        path = todo.pop()
-        try:
-            mode = path.lstat().st_mode
-            if mode & 0o077 and not path.is_symlink():
-                yield path
-            if mode & 0o005 and path.is_dir():
-                todo.extend(path.iterdir())
-        except FileNotFoundError:
-            pass
-
-before = set(pathlib.Path("/tmp").glob("turnout-*"))
-# The look is not blind.
-pathlib.Path(tempfile.gettempdir(), "control").touch()
-
-@task
-def large():
-    return b"x" * 300_000
-
-@task
-def size(value):
-    return len(value)
-
-@flow(task_runner=runner)
-def main():
-    assert size.submit(large.submit()).result() == 300_000
-    with open("public", "w") as file:
-        file.writelines(f"{path}\\n" for path in public_ones())
 """
 
 

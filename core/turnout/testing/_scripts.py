@@ -33,6 +33,49 @@ runner = {runner}
 """
 
 
+# Those in a private folder are private, whatever their own bits say. Where the name of the temporary folder is too long
+# for sockets, runners may take /tmp, and call theirs after themselves.
+_PUBLIC = """
+import os, pathlib, tempfile
+os.umask(0)
+
+def public_ones():
+    top = pathlib.Path(tempfile.gettempdir())
+    todo = [*top.iterdir(), *(set(pathlib.Path("/tmp").glob("turnout-*")) - before)]
+    while todo:
+        path = todo.pop()
+        try:
+            told = path.lstat()
+            mode = told.st_mode
+            if told.st_uid == os.getuid() and mode & 0o077 and not path.is_symlink():
+                yield path
+            if mode & 0o005 and path.is_dir():
+                todo.extend(path.iterdir())
+        except FileNotFoundError:
+            pass
+
+before = set(pathlib.Path("/tmp").glob("turnout-*"))
+# The look is not blind.
+pathlib.Path(tempfile.gettempdir(), "control").touch()
+
+@task
+def large():
+    return b"x" * 300_000
+
+@task
+def size(value):
+    return len(value)
+
+@flow(task_runner=runner)
+def main():
+    assert size.submit(large.submit()).result() == 300_000
+    for path in public_ones():
+        print(path)
+
+main()
+"""
+
+
 class ScriptConformance(Conformance):
     """L4 and L5."""
 
@@ -308,6 +351,14 @@ class ScriptConformance(Conformance):
 
         main()
         assert listening() - before == set()
+
+    def test_L5_files_are_private(self, fresh_runner: TaskRunner, tmp_path: Path) -> None:
+        """What is written to temporary folders can be read and changed by nobody else, even with a umask of 0."""
+        folder = tmp_path / "t"
+        folder.mkdir(mode=0o755)
+        done = run_script(_whole(fresh_runner, _PUBLIC), tmp_path, environment={"TMPDIR": str(folder)})
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == [str(folder / "control")]
 
     def test_L5_the_look_is_not_blind(self) -> None:
         """A socket that listens on all addresses is seen by these tests."""

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["kept_handlers", "loopback_only", "quietly", "start"]
 
 _LOOPBACK: Final = "127.0.0.1"
-# The names of Unix sockets below it add some 87 characters, and there may be 107.
-_LONGEST_FOLDER: Final = 20
+# The names of Unix sockets below it add some 89 characters, and there may be 107.
+_LONGEST_FOLDER: Final = 18
+# Ray opens its folder to everybody, sockets and all. So it gets one that lies in a folder of ours, which is not open.
+_INSIDE: Final = "r"
 # Of the memory that is free, for the object store: this part, but no more than that many bytes.
 _STORE_PART: Final = 0.3
 _LARGEST_STORE: Final = 20 * 2**30
@@ -103,7 +105,7 @@ def _arguments(settings: Settings, folder: str) -> dict[str, Any]:
         "runtime_env": settings.runtime_env,
         "object_store_memory": _store_size(),
         "_node_ip_address": _LOOPBACK,
-        "_temp_dir": folder,
+        "_temp_dir": str(Path(folder, _INSIDE)),
     }
     return {name: value for name, value in {**arguments, **settings.init_kwargs}.items() if value is not None}
 
