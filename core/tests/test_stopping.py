@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from turnout import Task, cancelled, flow, task
 from turnout._packing import pack
 from turnout._stop import Stop, send
 from turnout.runner import Batch, Capabilities, Host, Outcome, OutcomeKind, TaskRunner
+from turnout.testing import run_script
 from turnout.worker import Stopper, run_batch
 
 
@@ -231,3 +233,32 @@ def test_a_body_that_waits_for_nested_calls_can_be_stopped() -> None:
     thread.join()
     assert kinds(outcomes)[-1] is OutcomeKind.FAILURE
     assert time.monotonic() - begin < 30
+
+
+_TRACED = """
+import sys
+import threading
+
+from turnout import TaskRunTimeoutError, task
+
+def spin():
+    while True:
+        pass
+
+for time_limit in (0.01, 0.02):
+    try:
+        task(timeout_seconds=time_limit)(spin)()
+    except TaskRunTimeoutError:
+        pass
+for thread in threading.enumerate():
+    if thread.name == "turnout-timed-call":
+        thread.join()
+sys.settrace(lambda *event: None)
+print((lambda: "traced")())
+"""
+
+
+def test_a_stopped_body_leaves_the_interpreter_as_it_was(tmp_path: Path) -> None:
+    """A debugger can trace what comes after: Python 3.11 would hang there if a Stop were still to be raised."""
+    done = run_script(_TRACED, tmp_path, timeout=20)
+    assert (done.returncode, done.stdout) == (0, "traced\n"), done.stderr

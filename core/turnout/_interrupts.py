@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ._call import Call
-from ._stop import Stop, send
+from ._stop import Stop, send, take_back
 from ._waiting import LOCK
 
 __all__ = ["body_ended", "came_late", "interrupt", "stop_body"]
@@ -40,7 +40,7 @@ def came_late(call: Call) -> Sequence[Call]:
             call.thread = 0
         if thread in _interrupted:
             _interrupted.discard(thread)
-            send(thread, None)
+            take_back()
     body_ended(call)
     return ()
 
