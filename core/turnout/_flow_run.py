@@ -58,7 +58,7 @@ class FlowRun:
         self._path = place if self._parent is None else f"{self._parent.path}/{place}"
         self.name = flow.name_of_run(parameters) or (f"{place}-{self.id[:8]}" if self._parent is None else place)
         if find_futures([parameters]):
-            self.parameters = replace(parameters, lambda future, allowed: future.result())
+            self.parameters = replace(parameters, _result)
 
     # Flows that are functions
 
@@ -294,7 +294,8 @@ def _resolved(value: Any) -> Any:
 
 
 def _result(future: TaskFuture[Any], allowed: bool) -> Any:
-    return (future.exception() or future.result()) if allowed else future.result()
+    error = future.exception() if allowed else None
+    return future.result() if error is None or isinstance(error, CancelledRun) else error
 
 
 @contextlib.contextmanager

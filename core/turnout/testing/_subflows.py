@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from turnout import TaskFuture, flow, task
-from turnout.errors import RunnerStartError
+from turnout import TaskFuture, allow_failure, flow, task
+from turnout.errors import CancelledRun, RunnerStartError
 
-from ._bodies import add, fail, gate, identity, note, total
+from ._bodies import add, describe, fail, gate, identity, note, total
 from ._kit import Conformance, Declare, Signals, run_on
+from ._open_calls import postponed
 
 if TYPE_CHECKING:
     from turnout.runner import Host, TaskRunner
@@ -146,6 +147,27 @@ class SubflowConformance(Conformance):
             return inner(identity.submit(4), [add.submit(1, 1)]) + later.result()
 
         assert outer() == 17
+
+    def test_F6_a_subflow_takes_failures_that_are_allowed(self, runner: TaskRunner) -> None:
+        """A subflow gets an exception for a future that may fail, as a call does, but not for one that was cancelled."""
+
+        @flow
+        def inner(one: Any, many: Any) -> Any:
+            return describe.submit(one), describe.map([many[0], many[0]])
+
+        @flow(task_runner=runner)
+        def outer() -> Any:
+            bad, good = fail.submit("allowed"), identity.submit({"a": 1})
+            unwanted = postponed(runner)
+            unwanted.cancel()
+            with pytest.raises(CancelledRun):
+                inner(allow_failure(unwanted), [0])
+            with pytest.raises(ValueError, match="allowed"):
+                inner(bad, [0])
+            return inner(allow_failure(bad), [allow_failure(good["a"])]), inner(allow_failure(bad["a"]), [good["a"]])
+
+        told = ("ValueError: allowed", ["int: 1", "int: 1"])
+        assert outer() == (told, told)
 
     def test_F6_five_deep(self, one_slot: TaskRunner) -> None:
         """Flows in flows in flows, five deep with calls on each level, end on one slot."""
