@@ -47,6 +47,10 @@ FAILURES: Final = (StateType.FAILED, StateType.TIMED_OUT, StateType.CRASHED)
 _numbers: Final = itertools.count()
 
 
+def _was_stopped(call: Call) -> bool:
+    return call.future._type in (CANCELLED, StateType.TIMED_OUT)
+
+
 class _LoopGate:
     """A gate for a coroutine to wait at, opened as a lock is: by ``release``, from any thread."""
 
@@ -383,9 +387,11 @@ class Engine:
     # The end of a call
 
     def unlooked(self) -> list[BaseException]:
-        """Return the failures that nobody has looked at."""
+        """Return the failures that nobody has looked at, save those at which nobody could."""
         with LOCK:
             futures = [future for future in self.failures if not future._looked]
+        # A body that was stopped may have been about to look. On a worker its nested calls go with its outcome, too.
+        futures = [future for future in futures if not any(map(_was_stopped, calls_around(future._scope)))]
         return [future._error() for future in futures] + self.remote_failures
 
     def finished(self, call: Call, type_: StateType, listeners: list[Any] | None) -> None:

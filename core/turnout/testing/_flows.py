@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from turnout import State, TaskFuture, allow_failure, as_completed, flow, task, wait
-from turnout.errors import CrashedRun, UpstreamFailed
+from turnout.errors import CrashedRun, TaskRunTimeoutError, UpstreamFailed
 
 from ._bodies import Pair, Point, add, crash, describe, fail, fail_until, gate, identity, note
 from ._flow_options import FlowOptionConformance
 from ._kit import Declare, Signals, until_retrying
-from ._open_calls import postponed
+from ._open_calls import beside, postponed
 from ._subflows import SubflowConformance
 
 if TYPE_CHECKING:
@@ -336,6 +336,34 @@ class FlowConformance(FlowOptionConformance, SubflowConformance):
         with pytest.raises(ExceptionGroup) as caught:
             careless()
         assert _texts(caught.value) == ["ValueError: nested"]
+
+    @pytest.mark.parametrize("how", ["cancelled", "out of time"])
+    def test_F4_failures_within_a_stopped_call_do_not_count(
+        self, runner: TaskRunner, signals: Signals, how: str
+    ) -> None:
+        """What failed inside of a call that was cancelled or ran out of time: its body could not look any more."""
+
+        @task
+        def outer() -> str:
+            future = fail.submit("nested")
+            future.wait()
+            signals.set("begun")
+            signals.wait("go")
+            future.exception()
+            return "looked"
+
+        @flow(task_runner=runner)
+        def main() -> Any:
+            if how == "out of time":
+                return type(outer.with_options(timeout_seconds=0.3).submit().exception())
+            future = beside(outer, runner).submit()
+            signals.wait("begun")
+            took = future.cancel()
+            signals.set("go")
+            return took or future.result()
+
+        assert main() in (TaskRunTimeoutError, True, "looked")
+        signals.set("go")
 
     def test_F5_the_bodys_exception_reaches_the_caller(self, runner: TaskRunner) -> None:
         """The exception that the body raised is raised, the very object, even when calls failed besides."""
