@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -40,6 +40,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         raise pytest.UsageError(
             f"pytest-xdist does not group tests with pytest {pytest.__version__}. Try: pip install 'pytest<9.2'"
         )
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    # What the tests of random programs ran. The properties come from other processes, too, if there are several.
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    for report in reports:
+        if getattr(report, "when", "") == "teardown":
+            for name, value in report.user_properties:
+                if name == "ran":
+                    terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {value}")
 
 
 def _threads() -> set[str]:
