@@ -28,7 +28,8 @@ from ._bodies import (
     total,
     where,
 )
-from ._kit import Conformance, Declare, Signals, run_on
+from ._depths import DepthConformance
+from ._kit import Declare, Signals, run_on
 
 if TYPE_CHECKING:
     from turnout.runner import TaskRunner
@@ -64,7 +65,7 @@ def sum_of_squares(limit: int) -> int:
     return sum(sum(part) for part in squares_of.map(halves).result())
 
 
-class ShapeConformance(Conformance):
+class ShapeConformance(DepthConformance):
     """Graphs of any shape, parts of results, nested calls, large values."""
 
     def test_D2_a_chain_ends_on_one_slot(self, one_slot: TaskRunner) -> None:
