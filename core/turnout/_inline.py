@@ -9,17 +9,16 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from ._attempts import execute
 from ._call import Call
 from ._context import Scope
-from ._dispatch import Dispatcher, give_up, retry_after
+from ._dispatch import Dispatcher, execute_batch, give_up, retry_after
 from ._ending import RETRYING, start
 from ._future import COMPLETED
 from ._scopes import calls_around
-from .runner import Capabilities, TaskRunner
+from .runner import Batch, Capabilities, Host, TaskRunner
 
 __all__ = ["InlineDispatcher"]
 
@@ -45,6 +44,9 @@ class InlineDispatcher(Dispatcher):
         self._deferred = _DeferredCalls(self._in_turn)
         # Threads of calls with a time limit. One that ran out of time may live on.
         self._timed: set[threading.Thread] = set()
+
+    def host(self) -> Host:
+        return Host(execute=self._execute, report=self.report)
 
     def push(self, call: Call, here: bool) -> None:
         # Within the turn of the call that submits it, or where there are no turns.
@@ -126,9 +128,27 @@ class InlineDispatcher(Dispatcher):
             except Exception as error:
                 start(give_up(call, error))
             return
-        ready: deque[Call] = deque([call])
+        ready: deque[Batch] = deque([call])
         while ready:
-            ready.extend(execute(ready.popleft()))
+            ready.extend(self._execute(ready.popleft()))
+
+    def _execute(self, batch: Batch) -> Sequence[Batch]:
+        """Run a call, and return those that became ready by it and that this thread may run next.
+
+        The others have to be seen to their end by somebody, who tries them again or leaves them. And the thread of a
+        call with a time limit may run nothing else: the turn ends with that call.
+        """
+        ready = execute_batch(batch)
+        if not ready:
+            return ready
+        is_left = any(call.task.timeout_seconds is not None for call in batch.calls)
+        plain: list[Batch] = []
+        for call in (call for batch in ready for call in batch.calls):
+            if is_left or call.task.retries or call.task.timeout_seconds is not None:
+                self.push(call, False)
+            else:
+                plain.append(call)
+        return plain
 
     def _beside(self, call: Call) -> None:
         """Run an attempt in another thread, so that it can be left when it is out of time or must be awaited."""

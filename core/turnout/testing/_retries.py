@@ -15,7 +15,7 @@ import pytest
 from turnout import exponential_backoff, flow, get_run_context, task
 from turnout.errors import UpstreamFailed
 
-from ._bodies import add, crash, fail, fail_until, identity, note
+from ._bodies import add, crash, fail, fail_until, gate, identity, note
 from ._kit import Conformance, Declare, Signals, eventually
 from ._open_calls import beside, postponed
 
@@ -132,6 +132,25 @@ class RetryConformance(Conformance):
             second = note.submit(signals, "order", first)
             assert second.result() == 3
         assert signals.notes("order") == ["", "", "", "3"]
+
+    @pytest.mark.parametrize("behind", [0, 1, 2])
+    def test_R1_tried_again_behind_another_runner(
+        self, runner: TaskRunner, signals: Signals, behind: int
+    ) -> None:
+        """A call is tried again that waited for one on threads, directly or behind others on the runner."""
+
+        @flow(task_runner=runner)
+        def main() -> Any:
+            last = gate.with_options(task_runner="thread").submit(signals, 5)
+            for _ in range(behind):
+                last = identity.submit(last)
+            again = fail_until.with_options(retries=2).submit(signals, "attempts", 3, wait_for=[last])
+            timely = add.with_options(timeout_seconds=50).submit(again, last)
+            end = identity.with_options(retries=1).submit(timely)
+            signals.set("go")
+            return end
+
+        assert main() == 8
 
     def test_R1_condition_decides(self, runner: TaskRunner, signals: Signals) -> None:
         """`retry_condition_fn` is asked after each failure, and False ends the attempts."""
