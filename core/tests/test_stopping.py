@@ -17,6 +17,7 @@ import pytest
 from turnout import Task, cancelled, flow, task
 from turnout._packing import pack
 from turnout._stop import Stop, send
+from turnout._timers import after
 from turnout.runner import Batch, Capabilities, Host, Outcome, OutcomeKind, TaskRunner
 from turnout.testing import run_script
 from turnout.worker import Stopper, run_batch
@@ -262,3 +263,29 @@ def test_a_stopped_body_leaves_the_interpreter_as_it_was(tmp_path: Path) -> None
     """A debugger can trace what comes after: Python 3.11 would hang there if a Stop were still to be raised."""
     done = run_script(_TRACED, tmp_path, timeout=20)
     assert (done.returncode, done.stdout) == (0, "traced\n"), done.stderr
+
+
+def test_a_stopped_thread_leaves_the_timers_as_they_are() -> None:
+    """Wherever a Stop meets a thread that sets and cancels timers, they serve the others afterwards."""
+    for _ in range(100):
+        stopper = Stopper()
+        begun = threading.Event()
+
+        def set_timers(stopper: Stopper = stopper, begun: threading.Event = begun) -> None:
+            me = threading.get_ident()
+            with contextlib.suppress(Stop), stopper.body(lambda: send(me, Stop)):
+                begun.set()
+                while True:
+                    after(0.001, int)
+                    after(10.0, int)()
+
+        thread = threading.Thread(target=set_timers)
+        thread.start()
+        begun.wait()
+        cancel = after(10.0, int)
+        stopper.ask()
+        thread.join()
+        cancel()
+        rung = threading.Event()
+        after(0.0, rung.set)
+        assert rung.wait(10)

@@ -17,6 +17,7 @@ from ._context import Scope
 from ._dispatch import Dispatcher, execute_batch, give_up, retry_after
 from ._ending import RETRYING, start
 from ._future import COMPLETED
+from ._locks import LOCK
 from ._scopes import calls_around
 from .runner import Batch, Capabilities, Host, TaskRunner
 
@@ -197,7 +198,8 @@ class _DeferredCalls:
 
     def __init__(self, run: Callable[[Call], None]) -> None:
         self._run = run
-        self._changed = threading.Condition()
+        # That lock, because bodies submit calls, too, in threads that may be stopped.
+        self._changed = threading.Condition(LOCK)
         self._calls: list[tuple[int, Call]] = []
         self._thread: threading.Thread | None = None
         self._stopped = False

@@ -13,9 +13,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-__all__ = ["PoliteLock", "free_in_forks"]
+__all__ = ["LOCK", "PoliteLock", "free_in_forks"]
 
 L = TypeVar("L")
 
@@ -57,3 +57,10 @@ def free_in_forks(lock: L) -> L:
         # What the standard library does with its own locks.
         os.register_at_fork(after_in_child=known._at_fork_reinit)
     return lock
+
+
+# One lock for all futures of the process: calls of different flows may depend on each other, and it is held for a few
+# instructions only, never over user code. Re-entrant, because the garbage collector or a signal handler may run user
+# code that asks a future while its thread holds it. A body is asked to stop with this lock held: so no thread is stopped
+# in the middle of what it does under it, nor between taking it and knowing that it has it.
+LOCK: Final = free_in_forks(PoliteLock())

@@ -6,6 +6,8 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
+from ._locks import LOCK
+
 __all__ = ["Stop", "Stopper", "send", "take_back"]
 
 
@@ -58,10 +60,11 @@ class Stopper:
 
 
 def send(thread: int, exception: type[BaseException]) -> None:
-    """Have an exception raised in a thread at its next step in Python code."""
+    """Have an exception raised in a thread at its next step in Python code, but not while it holds ``LOCK``."""
     import ctypes  # a slow import, for something seldom
 
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(exception))
+    with LOCK:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(exception))
 
 
 def take_back() -> None:

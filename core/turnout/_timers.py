@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from ._locks import LOCK
+
 __all__ = ["after"]
 
 logger = logging.getLogger("turnout")
@@ -22,7 +24,8 @@ class _Timers:
     """A heap of actions with the thread that takes them in turn."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        # Of all locks that one: timers are set and cancelled in threads of bodies, which may be stopped.
+        self._changed = threading.Condition(LOCK)
         self._entries: list[Entry] = []
         self._numbers = itertools.count()
         self._live = 0

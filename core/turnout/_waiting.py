@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from ._context import current_scope
-from ._locks import PoliteLock, free_in_forks
+from ._locks import LOCK
 from .errors import WouldDeadlockError
 
 if TYPE_CHECKING:
@@ -22,12 +22,6 @@ __all__ = ["LOCK", "Arrivals", "Away", "countdown", "delivering", "is_delivering
 logger = logging.getLogger("turnout")
 
 R = TypeVar("R")
-
-
-# One lock for all futures of the process: calls of different flows may depend on each other, and it is held for a few
-# instructions only, never over user code. Re-entrant, because the garbage collector or a signal handler may run user
-# code that asks a future while its thread holds it.
-LOCK: Final = free_in_forks(PoliteLock())
 
 
 class _Delivering(threading.local):

@@ -134,9 +134,7 @@ class RetryConformance(Conformance):
         assert signals.notes("order") == ["", "", "", "3"]
 
     @pytest.mark.parametrize("behind", [0, 1, 2])
-    def test_R1_tried_again_behind_another_runner(
-        self, runner: TaskRunner, signals: Signals, behind: int
-    ) -> None:
+    def test_R1_tried_again_behind_another_runner(self, runner: TaskRunner, signals: Signals, behind: int) -> None:
         """A call is tried again that waited for one on threads, directly or behind others on the runner."""
 
         @flow(task_runner=runner)
