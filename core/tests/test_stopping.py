@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from turnout import Task, cancelled, flow, task
+from turnout._locks import start_thread
 from turnout._packing import pack
 from turnout._stop import Stop, send
 from turnout._timers import after
@@ -289,3 +290,31 @@ def test_a_stopped_thread_leaves_the_timers_as_they_are() -> None:
         rung = threading.Event()
         after(0.0, rung.set)
         assert rung.wait(10)
+
+
+def test_a_thread_that_starts_another_is_stopped_itself() -> None:
+    """A Stop does not hit the thread that is about to begin, for whose begin the one that starts it waits."""
+    for _ in range(200):
+        stopper = Stopper()
+        begun = threading.Event()
+        # Kept: what is raised in the middle of a destructor is lost.
+        started: list[threading.Thread] = []
+
+        def start_threads(
+            stopper: Stopper = stopper, begun: threading.Event = begun, started: list[threading.Thread] = started
+        ) -> None:
+            me = threading.get_ident()
+            with contextlib.suppress(Stop), stopper.body(lambda: send(me, Stop)):
+                begun.set()
+                while True:
+                    started.append(threading.Thread(target=int, daemon=True))
+                    start_thread(started[-1])
+                    # Whoever asks needs the lock, too.
+                    time.sleep(0.0002)
+
+        thread = threading.Thread(target=start_threads, daemon=True)
+        thread.start()
+        begun.wait()
+        stopper.ask()
+        thread.join(10)
+        assert not thread.is_alive()

@@ -17,7 +17,7 @@ from ._context import Scope
 from ._dispatch import Dispatcher, execute_batch, give_up, retry_after
 from ._ending import RETRYING, start
 from ._future import COMPLETED
-from ._locks import LOCK
+from ._locks import LOCK, start_thread
 from ._scopes import calls_around
 from .runner import Batch, Capabilities, Host, TaskRunner
 
@@ -59,7 +59,7 @@ class InlineDispatcher(Dispatcher):
             self._to_the_end(call)
         elif free:
             # Not with the others, which may have to wait for the turn that the call around this one has.
-            threading.Thread(target=self._to_the_end, args=(call,), name="turnout-nested", daemon=True).start()
+            start_thread(threading.Thread(target=self._to_the_end, args=(call,), name="turnout-nested", daemon=True))
         elif here and not _in_event_loop():
             self._in_turn(call)
         else:
@@ -159,7 +159,7 @@ class InlineDispatcher(Dispatcher):
             else:
                 thread = threading.Thread(target=self._attempt, args=(call,), name="turnout-timed-call", daemon=True)
                 self._timed = {thread, *filter(threading.Thread.is_alive, self._timed)}
-                thread.start()
+                start_thread(thread)
             gate.acquire()
 
     def _pause(self, call: Call, delay: float) -> None:

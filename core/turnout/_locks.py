@@ -15,7 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-__all__ = ["LOCK", "PoliteLock", "free_in_forks"]
+__all__ = ["LOCK", "PoliteLock", "free_in_forks", "start_thread"]
 
 L = TypeVar("L")
 
@@ -64,3 +64,13 @@ def free_in_forks(lock: L) -> L:
 # code that asks a future while its thread holds it. A body is asked to stop with this lock held: so no thread is stopped
 # in the middle of what it does under it, nor between taking it and knowing that it has it.
 LOCK: Final = free_in_forks(PoliteLock())
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread from one whose body may be stopped meanwhile.
+
+    Up to Python 3.11 a thread goes by the number of the one that starts it until it runs: it would be stopped instead, and
+    the other would wait for ever for it to begin.
+    """
+    with LOCK:
+        thread.start()

@@ -13,6 +13,7 @@ from ._context import current_scope
 from ._ending import PENDING, RETRYING, RUNNING, start, trouble_of, value_or_error
 from ._failures import without_own_frames
 from ._interrupts import body_ended
+from ._locks import start_thread
 from ._waiting import LOCK, delivering
 from .worker import call_async_body
 
@@ -60,7 +61,7 @@ class LoopThread:
                 self._thread = threading.Thread(
                     target=_serve, args=(self._loop,), name="turnout-event-loop", daemon=True
                 )
-                self._thread.start()
+                start_thread(self._thread)
             return self._loop
 
     def _start(self, call: Call) -> None:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from turnout._locks import PoliteLock
+from turnout._locks import PoliteLock, start_thread
 from turnout.errors import RunnerStoppedError
 from turnout.runner import Batch, Capabilities, Host, TaskRunner, check_count
 
@@ -210,7 +210,7 @@ class _Pool:
             worker.thread = threading.Thread(target=self._work, args=(worker,), name=name, daemon=True)
             self._workers.add(worker)
             try:
-                worker.thread.start()
+                start_thread(worker.thread)
             except BaseException:
                 self._workers.discard(worker)
                 self._free += 1
