@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import random
 import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Protocol
 
 from hypothesis import strategies as st
 
@@ -24,9 +26,11 @@ __all__ = [
     "PEACEFUL",
     "REPEATABLE",
     "Ran",
+    "Random",
     "Step",
     "check",
     "check_with_chaos",
+    "compose",
     "programs",
 ]
 
@@ -104,20 +108,59 @@ class Step:
         return range(self.first, self.first + self.width)
 
 
-@st.composite
-def programs(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> list[Step]:
-    """Draw a program of up to forty statements."""
+class Choices(Protocol):
+    """Where the choices come from of which a program is made."""
+
+    def number(self, low: int, high: int) -> int:
+        """Return a number, both ends included."""
+
+    def one_of(self, those: Sequence[str]) -> str:
+        """Return one of several words."""
+
+
+def compose(choices: Choices, kinds: Sequence[str]) -> list[Step]:
+    """Make a program of up to forty statements."""
     steps: list[Step] = []
     first = 0
-    for _ in range(draw(st.integers(3, 40))):
-        form = draw(st.sampled_from(FORMS))
-        others = draw(st.lists(st.integers(max(0, first - 12), first - 1), max_size=3, unique=True)) if first else []
-        uses = tuple(Use(draw(st.sampled_from(ROLES)), other) for other in others)
-        cancels = () if draw(st.integers(0, 9)) or not first else (draw(st.integers(0, first - 1)),)
-        width = 1 if form == "submit" else draw(st.integers(1, 4))
-        steps.append(Step(form, draw(st.sampled_from(kinds)), first, width, uses, cancels))
+    for _ in range(choices.number(3, 40)):
+        form = choices.one_of(FORMS)
+        count = choices.number(0, 3) if first else 0
+        others = dict.fromkeys(choices.number(max(0, first - 12), first - 1) for _ in range(count))
+        uses = tuple(Use(choices.one_of(ROLES), other) for other in others)
+        cancels = () if choices.number(0, 9) or not first else (choices.number(0, first - 1),)
+        width = 1 if form == "submit" else choices.number(1, 4)
+        steps.append(Step(form, choices.one_of(kinds), first, width, uses, cancels))
         first += width
     return steps
+
+
+class Drawn(NamedTuple):
+    """Choices of hypothesis, which finds the shortest program that is wrong."""
+
+    draw: st.DrawFn
+
+    def number(self, low: int, high: int) -> int:
+        return self.draw(st.integers(low, high))
+
+    def one_of(self, those: Sequence[str]) -> str:
+        return self.draw(st.sampled_from(those))
+
+
+class Random(NamedTuple):
+    """Choices by a seed."""
+
+    source: random.Random
+
+    def number(self, low: int, high: int) -> int:
+        return self.source.randint(low, high)
+
+    def one_of(self, those: Sequence[str]) -> str:
+        return self.source.choice(those)
+
+
+def programs(kinds: Sequence[str] = KINDS) -> st.SearchStrategy[list[Step]]:
+    """Return the strategy that draws programs."""
+    return st.composite(lambda draw: compose(Drawn(draw), kinds))()
 
 
 # The oracle
@@ -177,9 +220,14 @@ def value_of(argument: Any) -> int:
 
 
 def stay(folder: str, name: str) -> None:
-    """Wait for ever, in Python code, or until somebody says that it is over."""
-    while not Path(folder, f"{name}.over").exists():
+    """Wait for ever, in Python code, or until somebody says that it is over, or all is."""
+    # A body that can't be stopped is left behind, and may not look while the folder is there.
+    while Path(folder).exists() and not Path(folder, f"{name}.over").exists():
         time.sleep(0.002)
+
+
+def say_over(folder: str, name: str, _: TaskFuture[Any]) -> None:
+    Path(folder, f"{name}.over").touch()
 
 
 def nested(folder: str, number: int, kind: str) -> int:
@@ -204,7 +252,7 @@ def losses(folder: str, name: str) -> int:
     """Submit calls that fail, run out of time, have no argument, and are cancelled; return what they count."""
     failing = below.submit("fails below", folder, name, 1)
     stuck = stuck_below.submit(folder, f"{name} below {os.urandom(4).hex()}")
-    dependent = below.submit("nests", folder, name, depth=failing)  # type: ignore[arg-type]
+    dependent = below.submit("nests", folder, name, depth=failing)
     unwanted = below.submit("nests", folder, name, 1, wait_for=[allow_failure(stuck)])
     took = unwanted.cancel()
     errors = [type(future.exception()) for future in (failing, stuck, dependent)]
@@ -232,15 +280,15 @@ async def asynchronous(folder: str, number: int, kind: str, *values: Any) -> dic
 
 
 def task_of(kind: str, options: Mapping[str, Any]) -> Task[..., Any]:
-    its: dict[str, Any] = {
+    its: Mapping[str, dict[str, Any]] = {
         "alone": {"batch": False},
         "elsewhere": {"task_runner": "thread?max_workers=1"},
         "fails once": {"retries": 1},
         "stuck": {"timeout_seconds": SHORT},
         "timely": {"timeout_seconds": 100},
-    }.get(kind, {})
+    }
     chosen: Task[..., Any] = asynchronous if kind == "async" else ordinary
-    return chosen.with_options(**its, **options)
+    return chosen.with_options(**its.get(kind, {}), **options)
 
 
 # Running one
@@ -256,13 +304,7 @@ class Run:
         self.cancelled: set[int] = set()
 
     def step(self, step: Step) -> None:
-        if step.form == "subflow":
-            futures = self.in_subflow(step)
-        else:
-            futures = self.submit(step, self.arguments(step))
-        for number, future in zip(step.numbers, futures, strict=True):
-            future.add_done_callback(lambda _, number=number: Path(self.folder, f"{number}.over").touch())
-        self.futures += futures
+        self.futures += self.in_subflow(step) if step.form == "subflow" else self.submit(step, self.arguments(step))
         self.cancelled.update(other for other in step.cancels if self.futures[other].cancel())
 
     def arguments(self, step: Step) -> list[Any]:
@@ -286,6 +328,13 @@ class Run:
         return [*futures, *maybe]
 
     def submit(self, step: Step, arguments: Sequence[Any]) -> list[TaskFuture[Any]]:
+        futures = self.submitted(step, arguments)
+        for number, future in zip(step.numbers, futures, strict=True):
+            # At once: where a body can't be stopped, others may wait for its slot.
+            future.add_done_callback(functools.partial(say_over, self.folder, str(number)))
+        return futures
+
+    def submitted(self, step: Step, arguments: Sequence[Any]) -> list[TaskFuture[Any]]:
         its, waits = task_of(step.kind, self.options), self.waits(step)
         if step.form == "map":
             # What a map walks over, and what it hands to every call as it is.
@@ -305,15 +354,22 @@ class Run:
             for future in made:
                 future.exception()
 
-        try:
-            inside(*self.arguments(step))
-        except Exception as error:
+        error = raised_by(inside, *self.arguments(step))
+        if error is not None:
             # What it needs has no result, so its body never ran. What it was to submit has the same fate.
             assert not made, "the subflow began, and failed with what its arguments are"
             lost = [told(self.futures[use.call]) for use in step.uses if "waits" not in use.role]
             assert type(error).__name__ in lost, f"{error!r}, but its arguments are {lost}"
             made.extend(self.submit(step, self.arguments(step)))
         return made
+
+
+def raised_by(function: Callable[..., object], *arguments: Any) -> Exception | None:
+    try:
+        function(*arguments)
+    except Exception as error:
+        return error
+    return None
 
 
 def told(future: TaskFuture[Any]) -> Outcome:

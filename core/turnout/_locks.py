@@ -61,7 +61,7 @@ def free_in_forks(lock: L) -> L:
 
 # One lock for all futures of the process: calls of different flows may depend on each other, and it is held for a few
 # instructions only, never over user code. Re-entrant, because the garbage collector or a signal handler may run user
-# code that asks a future while its thread holds it. A body is asked to stop with this lock held: so no thread is stopped
+# code that asks a future while its thread holds it. A body is asked to stop with this lock held: so nothing is stopped
 # in the middle of what it does under it, nor between taking it and knowing that it has it.
 LOCK: Final = free_in_forks(PoliteLock())
 
@@ -69,8 +69,8 @@ LOCK: Final = free_in_forks(PoliteLock())
 def start_thread(thread: threading.Thread) -> None:
     """Start a thread from one whose body may be stopped meanwhile.
 
-    Up to Python 3.11 a thread goes by the number of the one that starts it until it runs: it would be stopped instead, and
-    the other would wait for ever for it to begin.
+    Up to Python 3.11 a thread goes by the number of the one that starts it until it runs: it would be stopped instead,
+    and the other would wait for ever for it to begin.
     """
     with LOCK:
         thread.start()

@@ -44,7 +44,7 @@ class DepthConformance(Conformance):
         assert run_on(one_slot, descend.submit, signals, 3, "again") == 3
 
     def test_D7_a_call_in_the_depths_runs_out_of_time(self, one_slot: TaskRunner, signals: Signals) -> None:
-        """A call three levels down that never ends runs out of time; those above it go on, and the slot serves others."""
+        """A call three levels down that never ends runs out of time; those above go on, the slot serves others."""
         assert run_on(one_slot, descend.map, [signals] * 2, 3, "out of time") == ["TaskRunTimeoutError"] * 2
         assert run_on(one_slot, add.submit, 1, 2) == 3
 
@@ -156,7 +156,7 @@ def _cancel(signals: Signals) -> bool:
 
 
 def _stay(signals: Signals) -> str:
-    return until_stopped.fn(signals)
+    return str(until_stopped.fn(signals))
 
 
 def _die_once(signals: Signals) -> int:

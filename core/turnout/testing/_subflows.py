@@ -149,7 +149,7 @@ class SubflowConformance(Conformance):
         assert outer() == 17
 
     def test_F6_a_subflow_takes_failures_that_are_allowed(self, runner: TaskRunner) -> None:
-        """A subflow gets an exception for a future that may fail, as a call does, but not for one that was cancelled."""
+        """A subflow gets an exception for a future that may fail, as a call does, but not for a cancelled one."""
 
         @flow
         def inner(one: Any, many: Any) -> Any:
