@@ -151,7 +151,7 @@ class DependencyConformance(ShapeConformance):
 
         @flow(task_runner=runner)
         def check() -> Any:
-            return arguments.submit(1, wait_for=[identity.submit(2), None, "text"], key=3)
+            return arguments.submit(1, wait_for=[identity.submit(2), None], key=3)
 
         assert check() == ((1,), {"key": 3})
 
