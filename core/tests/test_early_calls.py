@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from turnout import TaskFuture, allow_failure, flow, task
+from turnout._engine import Engine
 from turnout._serialization import Parcel
 from turnout.errors import UpstreamFailed
 from turnout.runner import Batch, Capabilities, Coming, Host, Outcome, OutcomeKind, TaskRunner
@@ -483,3 +484,24 @@ def test_random_graphs_give_what_they_should(seed: int) -> None:
 
     assert graph() == expected(edges)
     assert runner.early
+
+
+def test_a_call_without_hope_does_not_begin_when_its_last_dependency_ends(
+    runner: ByHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may end it between the moment in which the failure is seen and that in which the call is over."""
+    lost_upstream = Engine._lost_upstream
+
+    def late(engine: Engine, call: Any, root: TaskFuture[Any]) -> None:
+        runner.finish(1)
+        lost_upstream(engine, call, root)
+
+    with runner:
+        failed = fail.submit()
+        runner.finish(0)
+        still_open = one.submit()
+        monkeypatch.setattr(Engine, "_lost_upstream", late)
+        call = add.submit(1, 1, wait_for=[failed, still_open])
+        assert still_open.done()
+        assert isinstance(call.exception(), UpstreamFailed)
+        assert len(runner.batches) == 2

@@ -226,7 +226,8 @@ class Engine:
                     root = future
                 if allowed:
                     future._looked = True
-            call.pending = pending
+            # One more if it is lost: those that are still open must not make it ready before it is over.
+            call.pending = pending if root is None else pending + 1
         if root is not None:
             self._lost_upstream(call, root)
             return False

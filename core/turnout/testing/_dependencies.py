@@ -143,7 +143,7 @@ class DependencyConformance(ShapeConformance):
         assert check() == (25, 25)
 
     def test_D1_wait_for_passes_nothing(self, runner: TaskRunner) -> None:
-        """A future in ``wait_for`` is waited for and not passed; values that are no futures do no harm."""
+        """A future in ``wait_for`` is waited for and not passed; ``None`` there stands for no future."""
 
         @task
         def arguments(*args: Any, **kwargs: Any) -> Any:
