@@ -16,14 +16,11 @@ from turnout import TaskRunner, allow_failure, flow
 from turnout.registry import resolve
 from turnout.testing._bodies import add, fail, fibonacci, identity, total
 from turnout.testing._kit import eventually
-from turnout_runners.dask import DaskTaskRunner
 from turnout_runners.executor import ExecutorTaskRunner
 
 LARGE: Final = 100_000
 """Bytes that travel outside of pickles, and stay on workers where results can."""
 MEGABYTE: Final = 1 << 20
-CLUSTER: Final = {"blocks_for_each": 3, "megabytes": 32}
-"""What may grow by each flow on a cluster, whose library keeps journals and measurements of its own."""
 _ROUNDS: Final = 3
 
 
@@ -156,55 +153,3 @@ def test_dropped_futures_let_go_of_what_they_had(word: str) -> None:
         drop_futures(100_000, 100)
         eventually(is_back(shared_bytes, shared + MEGABYTE), "the shared memory is free", 10)
         assert not grows_by(before, 1000, megabytes=24)
-
-
-# On clusters, which are up for all flows of a test
-
-
-@pytest.mark.cluster
-@pytest.mark.timeout(300)
-def test_flows_on_dask() -> None:
-    stays_flat(resolve("dask?n_workers=2"), 100, **CLUSTER)
-
-
-@pytest.mark.cluster
-@pytest.mark.timeout(300)
-def test_dropped_futures_leave_nothing_on_dask() -> None:
-    runner = DaskTaskRunner(n_workers=2)
-
-    def tasks() -> int:
-        assert runner._connection is not None
-        held: int = runner._connection.client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
-        return held
-
-    with runner:
-        drop_futures(2000, 20)
-        before = Usage.now()
-        drop_futures(100_000, 100)
-        eventually(is_back(tasks, 0), "the scheduler has no task", 20)
-        assert not grows_by(before, 1000, megabytes=64)
-
-
-@pytest.mark.cluster
-@pytest.mark.xdist_group("ray")
-@pytest.mark.timeout(300)
-def test_flows_on_ray() -> None:
-    stays_flat(resolve("ray?num_cpus=2"), 100, **CLUSTER)
-
-
-@pytest.mark.cluster
-@pytest.mark.xdist_group("ray")
-@pytest.mark.timeout(300)
-def test_dropped_futures_leave_nothing_on_ray() -> None:
-    def references() -> int:
-        from ray._private.worker import global_worker
-
-        worker: Any = global_worker
-        return len(worker.core_worker.get_all_reference_counts())
-
-    with resolve("ray?num_cpus=2"):
-        drop_futures(2000, 20)
-        before, known = Usage.now(), references()
-        drop_futures(100_000, 100)
-        eventually(is_back(references, known), f"no more than {known} objects are known", 20)
-        assert not grows_by(before, 1000, megabytes=64)
