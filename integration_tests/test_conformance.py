@@ -11,6 +11,7 @@ import pytest
 from turnout import TaskRunner
 from turnout.testing import (
     ErrorConformance,
+    FaultyWorkerConformance,
     FlowConformance,
     FutureConformance,
     RunnerConformance,
@@ -27,8 +28,12 @@ def group(name: str) -> pytest.MarkDecorator:
     return pytest.mark.xdist_group(name)
 
 
+class LocalConformance(RunnerConformance, FaultyWorkerConformance):
+    """The kit, with what tasks and signals do to the processes that run them."""
+
+
 @group("sequential")
-class TestSequential(RunnerConformance):
+class TestSequential(LocalConformance):
     """In the thread that submits."""
 
     def make_runner(self, slots: int) -> TaskRunner:
@@ -36,7 +41,7 @@ class TestSequential(RunnerConformance):
 
 
 @group("thread")
-class TestThread(RunnerConformance):
+class TestThread(LocalConformance):
     """On threads of our own."""
 
     def make_runner(self, slots: int) -> TaskRunner:
@@ -44,14 +49,14 @@ class TestThread(RunnerConformance):
 
 
 @group("process")
-class TestProcess(RunnerConformance):
+class TestProcess(LocalConformance):
     """In worker processes of our own."""
 
     def make_runner(self, slots: int) -> TaskRunner:
         return ProcessPoolTaskRunner(max_workers=slots)
 
 
-class ExecutorConformance(RunnerConformance):
+class ExecutorConformance(LocalConformance):
     """On a pool that somebody else wrote."""
 
     factory: type[Executor]

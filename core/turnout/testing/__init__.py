@@ -29,6 +29,7 @@ from ._context import ContextConformance
 from ._dependencies import DependencyConformance
 from ._errors import ErrorConformance
 from ._faults import FaultConformance
+from ._faulty_workers import FaultyWorkerConformance
 from ._flows import FlowConformance
 from ._futures import FutureConformance
 from ._kit import Conformance, Signals, run_script, runner_expression
@@ -44,6 +45,7 @@ __all__ = [
     "DependencyConformance",
     "ErrorConformance",
     "FaultConformance",
+    "FaultyWorkerConformance",
     "FlowConformance",
     "FutureConformance",
     "LifecycleConformance",
