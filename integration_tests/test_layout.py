@@ -137,6 +137,8 @@ INTIMATE: Final = {
         "turnout._version",
     },
     "process": {"turnout._failures", "turnout._serialization", "turnout._streams", "turnout._version"},
+    # Looks at its workers from time to time.
+    "executor": {"turnout._timers"},
     "thread": {"turnout._locks"},
 }
 
