@@ -27,6 +27,7 @@ FLOORS: Final = (
     "_locks",
     "_timers",
     "_stop",
+    "_signals",
     "_resources",
     # What travels.
     "_copies",

@@ -74,11 +74,10 @@ class Dispatcher(abc.ABC):
             return
         try:
             self.runner.start(self.host())
-        except RunnerStartError:
+        except BaseException as error:
             self.stop()
-            raise
-        except Exception as error:
-            self.stop()
+            if isinstance(error, RunnerStartError) or not isinstance(error, Exception):
+                raise
             raise RunnerStartError(
                 f"{self.runner!r} did not start: {brief(error)}. "
                 "Check its settings, or run the flow elsewhere, for example with task_runner='thread'."

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
 from ._serialization import Parcel
+from ._signals import call_inner
 from ._state import State, StateType
 from ._waiting import LOCK, countdown, delivering, logged, outside, wait_for_gate
 from .errors import CancelledRun, CrashedRun, SerializationError, UpstreamFailed
@@ -439,4 +440,4 @@ def _deliver(callback: Callable[[TaskFuture[Any]], object], future: TaskFuture[A
 
 def _call_back(callback: Callable[[TaskFuture[Any]], object], future: TaskFuture[Any]) -> None:
     with logged("A done callback of %s raised.", future.name):
-        callback(future)
+        call_inner(callback, future)

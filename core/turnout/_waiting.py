@@ -12,6 +12,7 @@ from typing import Final, Generic, TypeVar
 
 from ._context import current_scope
 from ._locks import PoliteLock, free_in_forks
+from ._signals import INTERRUPTS, waits
 from .errors import WouldDeadlockError
 
 __all__ = ["LOCK", "Arrivals", "Away", "countdown", "delivering", "is_delivering", "logged", "outside", "wait_for_gate"]
@@ -66,12 +67,14 @@ def outside() -> Iterator[None]:
 def logged(message: str, *args: object) -> Iterator[None]:
     """Log whatever user code raises that was called on the way, even SystemExit: others depend on this thread.
 
-    Only Ctrl-C in the main thread goes on: it is meant for the whole program.
+    Only Ctrl-C in the main thread goes on: it is meant for the whole program. Where it is still due, it will come.
     """
     try:
         yield
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            if INTERRUPTS.due:
+                return
             raise
         logger.exception(message, *args)
 
@@ -84,6 +87,7 @@ class Away(contextlib.ExitStack):
         self.wait: Callable[[threading.Lock, float], bool] = _acquire
 
 
+@waits
 def _acquire(gate: threading.Lock, timeout: float) -> bool:
     return gate.acquire(timeout=timeout)
 

@@ -6,6 +6,7 @@ import contextlib
 import heapq
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -16,7 +17,7 @@ from turnout.runner import Batch, Capabilities, Host, TaskRunner, check_count
 
 __all__ = ["ConcurrentTaskRunner", "ThreadPoolTaskRunner"]
 
-# How long `stop` waits for a body that was told to stop and doesn't, in seconds.
+# How long `stop` waits for bodies that were told to stop and don't, in seconds.
 _PATIENCE: Final = 0.5
 
 
@@ -182,9 +183,10 @@ class _Pool:
             self._idle = []
         for worker in idle:
             worker.gate.release()
+        deadline = time.monotonic() + _PATIENCE
         for worker in workers:
             if worker.thread is not None and worker.thread is not threading.current_thread():
-                worker.thread.join(_PATIENCE if worker.left else None)
+                worker.thread.join(max(0.0, deadline - time.monotonic()) if worker.left else None)
 
     def _occupy(self) -> None:
         """Have a thread take a free slot, if there is one and something to run."""
