@@ -21,7 +21,7 @@ from ._future import TaskFuture, summary
 from ._interrupts import end_from_outside, interrupt
 from ._prints import prints_logged
 from ._scopes import FlowScope, next_index
-from ._signals import INTERRUPTS, calls_flow, waits
+from ._signals import INTERRUPTS, calls_flow, wait_for, waits
 from ._state import State, StateType
 from ._stop import Stop
 from .errors import CancelledRun, FlowRunTimeoutError
@@ -322,11 +322,6 @@ def _sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
-@waits
-def _wait_for(event: threading.Event, seconds: float) -> bool:
-    return event.wait(seconds)
-
-
 @contextlib.contextmanager
 def _scope(scope: FlowScope) -> Iterator[None]:
     token = current_scope.set(scope)
@@ -359,13 +354,13 @@ def _in_thread(engine: Engine, body: Callable[[], Any], seconds: float, too_late
     try:
         # This thread waits in the slot of the task that calls the flow, if one does.
         with engine.waiting(engine.flow_run):
-            if not _wait_for(over, seconds):
+            if not wait_for(over, seconds):
                 raise too_late
     except BaseException as error:
         INTERRUPTS.ends(error)
         engine.cancel_all()
         interrupt(thread)
-        _wait_for(over, engine.patience())
+        wait_for(over, engine.patience())
         raise
     thread.join()
     good, value = outcome[0]

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import Any, Final, TypeVar
 
-__all__ = ["INTERRUPTS", "call_inner", "calls_flow", "calls_inner", "waits"]
+__all__ = ["INTERRUPTS", "call_inner", "calls_flow", "calls_inner", "join", "wait_for", "waits"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
@@ -70,6 +70,18 @@ def waits(function: F) -> F:
     return function
 
 
+@waits
+def wait_for(event: threading.Event, seconds: float | None = None) -> bool:
+    """Wait for an event, interruptibly; return whether it came in time."""
+    return event.wait(seconds)
+
+
+@waits
+def join(thread: threading.Thread, seconds: float) -> None:
+    """Wait for the end of a thread, interruptibly."""
+    thread.join(seconds)
+
+
 @calls_inner
 def call_inner(function: Callable[..., R], *args: Any) -> R:
     """Call code of the user's, such as a hook, whose exceptions are caught by ours."""
@@ -90,6 +102,7 @@ class Interrupts:
         """The number of the signal that came first; None while there is none. Kept until the next flow begins."""
         self._users = 0
         self._count = 0
+        self._began = 0.0
         # Each signal ends one body at most that stands between it and the flow.
         self._has_struck = False
         self._is_looking = False
@@ -176,6 +189,7 @@ class Interrupts:
         is_reminder, self._is_reminder = self._is_reminder, False
         if not is_reminder:
             self.order = self.order or number
+            self._began = self._began if self._count else time.monotonic()
             self._count += 1
             if self._count > 1 and (self.is_command or self.due or self.is_ending):
                 self._end_at_once(number)
@@ -225,6 +239,16 @@ class Interrupts:
             self._is_looking = False
 
     # In code of ours
+
+    @property
+    def seconds(self) -> float:
+        """How long ago the signal came that came first."""
+        return time.monotonic() - self._began
+
+    @property
+    def can_strike(self) -> bool:
+        """Whether this thread is one that Ctrl-C strikes."""
+        return bool(self._before) and threading.current_thread() is threading.main_thread()
 
     def check(self) -> None:
         """Raise the KeyboardInterrupt that is due, if this is the main thread, and only a flow's code is around.

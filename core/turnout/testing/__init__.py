@@ -31,6 +31,7 @@ from ._errors import ErrorConformance
 from ._faults import FaultConformance
 from ._flows import FlowConformance
 from ._futures import FutureConformance
+from ._interrupts import InterruptConformance
 from ._kit import Conformance, Signals, run_script, runner_expression
 from ._lifecycle import LifecycleConformance
 from ._tasks import TaskConformance
@@ -46,6 +47,7 @@ __all__ = [
     "FaultConformance",
     "FlowConformance",
     "FutureConformance",
+    "InterruptConformance",
     "LifecycleConformance",
     "RunnerConformance",
     "Signals",
@@ -62,6 +64,7 @@ class RunnerConformance(
     FutureConformance,
     ErrorConformance,
     FaultConformance,
+    InterruptConformance,
     ContextConformance,
     LifecycleConformance,
 ):

@@ -187,4 +187,27 @@ def _without_main(name: str) -> dict[str, Any]:
     if name == _PROCESS_NAME:
         for key in _MAIN:
             data.pop(key, None)
+        # This thread does nothing but look after the new process, which inherits the mask.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        data["turnout"] = _Apart()
     return data
+
+
+class _Apart:
+    """Puts the process that unpickles it into a group of its own: Ctrl-C at a terminal is for the driver.
+
+    It is the first that such a process unpickles, before it knows where modules are.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, (_APART,)
+
+
+# What came until now was for the driver, too.
+_APART: Final = """
+import os, signal
+os.setpgid(0, 0)
+handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+signal.signal(signal.SIGINT, handler)
+"""

@@ -186,7 +186,9 @@ class _Pool:
         deadline = time.monotonic() + _PATIENCE
         for worker in workers:
             if worker.thread is not None and worker.thread is not threading.current_thread():
-                worker.thread.join(max(0.0, deadline - time.monotonic()) if worker.left else None)
+                # One that is still busy was told to stop, or is in a hook that a flow which was interrupted left.
+                is_busy = worker.left or worker.batch is not None
+                worker.thread.join(max(0.0, deadline - time.monotonic()) if is_busy else None)
 
     def _occupy(self) -> None:
         """Have a thread take a free slot, if there is one and something to run."""
