@@ -409,9 +409,8 @@ print("done", flush=True)
 
 _SESSION: Final = """
 with runner:
-    until_stopped.submit(signals)
-    signals.wait("begun")
     signals.set("waiting")
+    until_stopped.submit(signals)
     seconds_in_python(30)
 print("done", flush=True)
 """
@@ -419,10 +418,8 @@ print("done", flush=True)
 _ASYNC: Final = """
 @flow(task_runner=runner)
 async def main():
-    future = until_stopped.submit(signals)
-    signals.wait("begun")
     signals.set("waiting")
-    await future
+    await until_stopped.submit(signals)
 
 asyncio.run(main())
 print("done", flush=True)
