@@ -142,13 +142,10 @@ class CancelRaceConformance(Conformance):
 
         @task
         def outer() -> Any:
-            inner = until_stopped.submit(signals)
-            signals.set("outer")
-            return inner.result()
+            return until_stopped.submit(signals).result()
 
         with one_slot:
             future = outer.submit()
-            signals.wait("outer")
             signals.wait("begun")
             assert future.cancel()
         signals.set("go")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing.spawn
+import os
 import shutil
 import signal
 import tempfile
@@ -18,7 +19,7 @@ import distributed
 from distributed.deploy.cluster import Cluster
 from distributed.nanny import Nanny
 
-__all__ = ["OwnCluster", "cause_of"]
+__all__ = ["OwnCluster", "cause_of", "end_workers_being_started"]
 
 # By what Dask names the processes of workers, ours among them.
 _PROCESS_NAME: Final = "Dask Worker process (from Nanny)"
@@ -104,13 +105,32 @@ class _Nanny(Nanny):
     """Starts and restarts a worker process."""
 
     async def instantiate(self) -> Any:
-        with _starting_workers():
-            return await super().instantiate()
+        _being_started.add(self)
+        try:
+            with _starting_workers():
+                return await super().instantiate()
+        finally:
+            _being_started.discard(self)
 
     def _on_worker_exit_sync(self, exitcode: int) -> None:
         if self.worker_address is not None:
             _exits.note(self.worker_address, exitcode)
         super()._on_worker_exit_sync(exitcode)  # type: ignore[no-untyped-call]
+
+
+_being_started: Final[set[_Nanny]] = set()
+
+
+def end_workers_being_started() -> None:
+    """Kill the workers of our own that have not come up yet. Their cluster does not come up either then, and says so.
+
+    Those of other runners that start in this very moment, too: they belong to a program that was told to end.
+    """
+    for nanny in list(_being_started):
+        process: Any = getattr(nanny.process, "process", None)
+        # It may not have begun, or be over.
+        with contextlib.suppress(Exception):
+            os.kill(process.pid, signal.SIGKILL)
 
 
 class _Exits:
