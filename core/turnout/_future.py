@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
 from ._serialization import Parcel
-from ._signals import call_inner
+from ._signals import INTERRUPTS, call_inner
 from ._state import State, StateType
 from ._waiting import LOCK, countdown, delivering, logged, outside, wait_for_gate
 from .errors import CancelledRun, CrashedRun, SerializationError, UpstreamFailed
@@ -124,6 +124,8 @@ class TaskFuture(Generic[R]):
     @property
     def state(self) -> State:
         """What has become of the call. Asking for the state of a call that failed counts as looking at the failure."""
+        if INTERRUPTS.due:
+            INTERRUPTS.check()
         return self._state(look=True)
 
     def result(self, timeout: float | None = None) -> R:
@@ -143,6 +145,8 @@ class TaskFuture(Generic[R]):
         WouldDeadlockError
             In a callback or hook, if the call is not over: the waiting thread would have to deliver the result.
         """
+        if INTERRUPTS.due:
+            INTERRUPTS.check()
         if self._type < COMPLETED:
             self._wait(timeout)
         if self._type is COMPLETED:
@@ -163,6 +167,8 @@ class TaskFuture(Generic[R]):
         TimeoutError
             If the call is not over in time.
         """
+        if INTERRUPTS.due:
+            INTERRUPTS.check()
         if self._type < COMPLETED:
             self._wait(timeout)
         return None if self._type <= StateType.CACHED else self._error()
@@ -175,6 +181,8 @@ class TaskFuture(Generic[R]):
         timeout
             How long to wait at most, in seconds; None waits for ever.
         """
+        if INTERRUPTS.due:
+            INTERRUPTS.check()
         with contextlib.suppress(TimeoutError):
             if self._type < COMPLETED:
                 self._wait(timeout)
@@ -182,14 +190,20 @@ class TaskFuture(Generic[R]):
 
     def done(self) -> bool:
         """Return whether the call is over, in whatever way."""
+        if INTERRUPTS.due:
+            INTERRUPTS.check()
         return self._type >= COMPLETED
 
     def running(self) -> bool:
         """Return whether the body is running now, as far as the runner tells."""
+        if INTERRUPTS.due:
+            INTERRUPTS.check()
         return self._type is StateType.RUNNING
 
     def cancelled(self) -> bool:
         """Return whether the call was cancelled."""
+        if INTERRUPTS.due:
+            INTERRUPTS.check()
         return self._type is CANCELLED
 
     def cancel(self) -> bool:

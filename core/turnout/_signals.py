@@ -93,7 +93,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.due = False
-        """A KeyboardInterrupt is still to be raised in a flow's code. Hot path: looked at for each submitted call."""
+        """A KeyboardInterrupt is still to be raised in a flow's code. Hot path: asked wherever users call us."""
         self.is_ending = False
         """A flow has been interrupted, and ends."""
         self.is_command = False

@@ -22,7 +22,7 @@ from ._addresses import places_in_use
 if TYPE_CHECKING:
     from ._connection import Settings
 
-__all__ = ["give_up", "kept_handlers", "loopback_only", "quietly", "start"]
+__all__ = ["kept_handlers", "loopback_only", "quietly", "start"]
 
 _LOOPBACK: Final = "127.0.0.1"
 # The names of Unix sockets below it add some 87 characters, and there may be 107.
@@ -51,7 +51,6 @@ def start(settings: Settings) -> tuple[Callable[[], None], list[tuple[str, int]]
     from ._library import ray
 
     folder = _new_folder()
-    _starting.append(folder)
     others = _children()
     variables = dict(os.environ)
     try:
@@ -66,8 +65,6 @@ def start(settings: Settings) -> tuple[Callable[[], None], list[tuple[str, int]]
             f"A local Ray did not start: {type(error).__name__}: {error}. Check the settings of RayTaskRunner, free "
             "memory and /dev/shm, and that no ports are blocked on loopback; `ray start --head` shows more."
         ) from error
-    finally:
-        _starting.remove(folder)
     own = {pid: began for pid, began in _children().items() if others.get(pid) != began}
     # Some of them tell code of Ray's that this Ray wants a token; no other may.
     set_by_ray = {name: value for name, value in os.environ.items() if variables.get(name) != value}
@@ -89,26 +86,6 @@ def _stop(processes: dict[int, str], folder: str) -> None:
         ray.shutdown()
     _outlive(processes)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-# The folder of each Ray that is being started.
-_starting: Final[list[str]] = []
-
-
-def give_up() -> None:
-    """End the processes of a Ray that is being started, and remove its folder: nobody waits for it any more."""
-    for folder in _starting:
-        roots = {pid: began for pid, began in _children().items() if os.fsencode(folder) in _command_line(pid)}
-        for pid in _below(roots):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _command_line(pid: int) -> bytes:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
 
 
 def _arguments(settings: Settings, folder: str) -> dict[str, Any]:

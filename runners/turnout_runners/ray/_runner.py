@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -127,12 +126,6 @@ class RayTaskRunner(TaskRunner):
                     f"namespace. For others write RayTaskRunner({address!r}, ...)."
                 )
         return cls(address, **options)
-
-    def give_up(self) -> None:
-        """End the Ray that is being started, if it is one of our own."""
-        local = sys.modules.get(f"{__package__}._local")
-        if local is not None:
-            local.give_up()
 
     def start(self, host: Host) -> None:
         """Connect to Ray, or start one.
