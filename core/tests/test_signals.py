@@ -70,6 +70,11 @@ def test_our_own_code_is_finished_first() -> None:
     assert steps == ["after"]
 
 
+def _interrupt_after(begun: threading.Event) -> None:
+    begun.wait(30)
+    interrupt()
+
+
 def interrupt_in_c() -> None:
     signal.raise_signal(signal.SIGINT)
 
@@ -139,7 +144,7 @@ def test_the_lock_of_all_futures_is_never_left_held() -> None:
 
     for _ in range(100):
         begun = threading.Event()
-        thread = threading.Thread(target=lambda begun=begun: (begun.wait(), interrupt()))
+        thread = threading.Thread(target=_interrupt_after, args=(begun,))
         thread.start()
         with pytest.raises(KeyboardInterrupt):
             main()

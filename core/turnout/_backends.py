@@ -79,6 +79,7 @@ def _started(held: _Held) -> Dispatcher:
             dispatcher = _dispatcher(held.runner)
             dispatcher.start()
             held.dispatcher = dispatcher
+            INTERRUPTS.started()
         return held.dispatcher
 
 

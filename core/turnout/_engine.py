@@ -24,7 +24,7 @@ from ._ending import RUNNING, give_name, run_hooks, settle, start, task_run
 from ._future import CANCELLED, COMPLETED, UPSTREAM_FAILED, Failure, TaskFuture, summary
 from ._interrupts import stop_body
 from ._scopes import FlowScope, calls_around, next_index, remote_around
-from ._signals import INTERRUPTS
+from ._signals import INTERRUPTS, stop_inner
 from ._state import State, StateType
 from ._waiting import LOCK, Away, wait_for_gate
 from .errors import MissingContextError
@@ -324,6 +324,8 @@ class Engine:
             INTERRUPTS.ends(error)
             try:
                 self.cancel_all()
+                if INTERRUPTS.is_ending:
+                    stop_inner()
                 self.join(self.patience() if is_hasty else None)
             except KeyboardInterrupt as interrupt:
                 if is_hasty:
@@ -341,6 +343,8 @@ class Engine:
             INTERRUPTS.ends(error)
             try:
                 self.cancel_all()
+                if INTERRUPTS.is_ending:
+                    stop_inner()
                 await self.join_async(self.patience() if is_hasty else None)
             except (asyncio.CancelledError, KeyboardInterrupt) as interrupt:
                 if is_hasty:

@@ -19,7 +19,10 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import Any, Final, TypeVar
 
-__all__ = ["INTERRUPTS", "call_inner", "calls_flow", "calls_inner", "join", "wait_for", "waits"]
+from ._locks import free_in_forks
+from ._stop import Stop, send
+
+__all__ = ["INTERRUPTS", "call_inner", "calls_flow", "calls_inner", "join", "stop_inner", "wait_for", "waits"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
@@ -50,6 +53,12 @@ _waiters: Final[set[CodeType]] = set()
 def _code(function: Any) -> CodeType:
     code: CodeType = function.__code__
     return code
+
+
+# Threads in hooks and the like, and those of them that were asked to stop.
+_inner: Final[set[int]] = set()
+_stopped: Final[set[int]] = set()
+_inner_lock: Final = free_in_forks(threading.Lock())
 
 
 def calls_flow(function: F) -> F:
@@ -84,8 +93,34 @@ def join(thread: threading.Thread, seconds: float) -> None:
 
 @calls_inner
 def call_inner(function: Callable[..., R], *args: Any) -> R:
-    """Call code of the user's, such as a hook, whose exceptions are caught by ours."""
-    return function(*args)
+    """Call code of the user's, such as a hook, whose exceptions are caught by ours.
+
+    Raises
+    ------
+    Stop
+        If the flow has been interrupted, and this is not the main thread.
+    """
+    thread = threading.get_ident()
+    is_outermost = thread not in _inner
+    try:
+        _inner.add(thread)
+        return function(*args)
+    finally:
+        if is_outermost:
+            with _inner_lock:
+                _inner.discard(thread)
+                if thread in _stopped:
+                    # It may not have arrived yet, and must not hit what comes after.
+                    _stopped.discard(thread)
+                    send(thread, None)
+
+
+def stop_inner() -> None:
+    """Ask hooks and callbacks that run in other threads to stop: what they hold up is to end."""
+    with _inner_lock:
+        for thread in _inner - _stopped - {threading.get_ident()}:
+            _stopped.add(thread)
+            send(thread, Stop)
 
 
 class Interrupts:
@@ -113,6 +148,7 @@ class Interrupts:
         self._handler: Callable[[int, FrameType | None], None] = self._handle
         # How to end the flows that run in other threads.
         self._elsewhere: dict[int, Callable[[], object]] = {}
+        self._registered: set[bool] = set()
 
     @contextlib.contextmanager
     def handled(self, end: Callable[[], object]) -> Iterator[None]:
@@ -132,6 +168,7 @@ class Interrupts:
         """
         if threading.current_thread() is not threading.main_thread():
             self._elsewhere[id(end)] = end
+            self._register()
             try:
                 yield
             finally:
@@ -240,6 +277,11 @@ class Interrupts:
 
     # In code of ours
 
+    def started(self) -> None:
+        """Take note that a runner has started, which may have loaded modules."""
+        if self._elsewhere:
+            self._register()
+
     @property
     def seconds(self) -> float:
         """How long ago the signal came that came first."""
@@ -269,6 +311,14 @@ class Interrupts:
         if was_interrupted and threading.current_thread() is threading.main_thread():
             self.is_ending = True
 
+    def _register(self) -> None:
+        """Have flows of other threads be ended before concurrent.futures waits for its own: the last comes first."""
+        has_pools = "concurrent.futures.thread" in sys.modules
+        if has_pools not in self._registered:
+            self._registered.add(has_pools)
+            # What concurrent.futures does: called when the main thread has ended, before others are waited for.
+            threading._register_atexit(self.end_elsewhere)  # type: ignore[attr-defined]
+
     def end_elsewhere(self) -> None:
         """End the flows of other threads, if Ctrl-C has ended the main one. The interpreter would wait for them."""
         last = getattr(sys, "last_type", None)
@@ -278,8 +328,6 @@ class Interrupts:
 
 
 INTERRUPTS: Final = Interrupts()
-# Called when the main thread has ended, before others are waited for: what concurrent.futures does.
-threading._register_atexit(INTERRUPTS.end_elsewhere)  # type: ignore[attr-defined]
 
 
 def _place(frame: FrameType | None) -> _Place:

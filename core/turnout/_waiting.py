@@ -13,6 +13,7 @@ from typing import Final, Generic, TypeVar
 from ._context import current_scope
 from ._locks import PoliteLock, free_in_forks
 from ._signals import INTERRUPTS, waits
+from ._stop import Stop
 from .errors import WouldDeadlockError
 
 __all__ = ["LOCK", "Arrivals", "Away", "countdown", "delivering", "is_delivering", "logged", "outside", "wait_for_gate"]
@@ -76,6 +77,8 @@ def logged(message: str, *args: object) -> Iterator[None]:
             if INTERRUPTS.due:
                 return
             raise
+        if isinstance(error, Stop):
+            return
         logger.exception(message, *args)
 
 
