@@ -115,9 +115,11 @@ class Choices(Protocol):
 
     def number(self, low: int, high: int) -> int:
         """Return a number, both ends included."""
+        ...
 
     def one_of(self, those: Sequence[str]) -> str:
         """Return one of several words."""
+        ...
 
 
 def compose(choices: Choices, kinds: Sequence[str]) -> list[Step]:

@@ -30,6 +30,7 @@ FLOORS: Final = (
     "_alarms",
     "_timers",
     "_stop",
+    "_signals",
     "_resources",
     # What travels.
     "_copies",

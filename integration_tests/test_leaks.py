@@ -72,6 +72,7 @@ def stays_flat(runner: TaskRunner, flows: int, **limits: Any) -> None:
     """
     with runner:
         run_flows(runner, flows // 5)
+        problem = ""
         for _ in range(_ROUNDS):
             before = Usage.now()
             run_flows(runner, flows)

@@ -31,6 +31,7 @@ from ._ending import (
 from ._failures import without_own_frames
 from ._future import COMPLETED, Failure, brief, summary
 from ._interrupts import came_late, stop_body
+from ._signals import call_inner
 from ._state import State, StateType
 from ._stop import Stop
 from ._timers import after
@@ -243,5 +244,5 @@ def _condition_holds(call: Call, state: State) -> bool:
         return True
     holds = False
     with logged("retry_condition_fn of %r raised; it is not run again.", call.future.name):
-        holds = bool(condition(call.task, task_run(call), state))
+        holds = bool(call_inner(condition, call.task, task_run(call), state))
     return holds  # noqa: RET504  (still False if it raised)

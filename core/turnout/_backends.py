@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Final
 
 from ._dispatch import DirectDispatcher, Dispatcher
 from ._inline import InlineDispatcher
 from ._locks import free_in_forks
 from ._packing import PackedFunctions
+from ._signals import INTERRUPTS, join, wait_for
+from ._waiting import logged
 from ._window import WindowDispatcher
 from .runner import TaskRunner
 
 __all__ = ["Backends", "hold", "release"]
 
 logger = logging.getLogger("turnout")
+
+# How long after Ctrl-C runners get to stop, in seconds, and how long at least.
+_PATIENCE: Final = 4.5
+_LEAST_PATIENCE: Final = 1.5
+# How often a start that nobody wants any more is told so, in seconds.
+_STEP: Final = 0.1
 
 
 def _dispatcher(runner: TaskRunner) -> Dispatcher:
@@ -53,17 +63,84 @@ def hold(runner: TaskRunner) -> Dispatcher:
     with _held_lock:
         held = _held.setdefault(id(runner), _Held(runner))
         held.users += 1
+    if INTERRUPTS.can_strike and not runner.capabilities.in_process:
+        return _Start(held).wait()
     try:
-        # Only those who want the same runner wait while it starts.
-        with held.lock:
-            if held.dispatcher is None:
-                dispatcher = _dispatcher(runner)
-                dispatcher.start()
-                held.dispatcher = dispatcher
-            return held.dispatcher
+        return _started(held)
     except BaseException:
         release(runner)
         raise
+
+
+def _started(held: _Held) -> Dispatcher:
+    # Only those who want the same runner wait while it starts.
+    with held.lock:
+        if held.dispatcher is None:
+            dispatcher = _dispatcher(held.runner)
+            dispatcher.start()
+            held.dispatcher = dispatcher
+            INTERRUPTS.started()
+        return held.dispatcher
+
+
+class _Start:
+    """The start of a runner in a thread of its own, so that Ctrl-C need not wait for it, nor leave it half done.
+
+    A cluster takes seconds to start. If nobody wants it any more, it is stopped as soon as it has started.
+    """
+
+    def __init__(self, held: _Held) -> None:
+        self._held = held
+        self._lock = threading.Lock()
+        self._is_over = threading.Event()
+        self._is_wanted = True
+        self._dispatcher: Dispatcher | None = None
+        self._error: BaseException | None = None
+        run = contextvars.copy_context().run
+        self._thread = threading.Thread(target=run, args=(self._run,), name="turnout-start", daemon=True)
+
+    def wait(self) -> Dispatcher:
+        """Return what the runner has become."""
+        self._thread.start()
+        try:
+            wait_for(self._is_over)
+        except BaseException as error:
+            INTERRUPTS.ends(error)
+            with self._lock:
+                self._is_wanted = False
+                is_over = self._is_over.is_set()
+            if is_over:
+                self._undo()
+            else:
+                self._end()
+            raise
+        if self._error is not None:
+            release(self._held.runner)
+            raise self._error
+        assert self._dispatcher is not None, "a start has an outcome"
+        return self._dispatcher
+
+    def _end(self) -> None:
+        """Have the start end, and wait for that, though not for long."""
+        while self._thread.is_alive() and INTERRUPTS.seconds < _PATIENCE:
+            with logged("%r did not give up its start.", self._held.runner):
+                self._held.runner.give_up()
+            join(self._thread, _STEP)
+
+    def _run(self) -> None:
+        try:
+            self._dispatcher = _started(self._held)
+        except BaseException as error:
+            self._error = error
+        with self._lock:
+            self._is_over.set()
+            is_wanted = self._is_wanted
+        if not is_wanted:
+            self._undo()
+
+    def _undo(self) -> None:
+        with logged("A runner that was no longer wanted did not stop cleanly."):
+            release(self._held.runner)
 
 
 def release(runner: TaskRunner) -> None:
@@ -121,9 +198,18 @@ class Backends:
             return dispatcher
 
     def close(self) -> None:
-        """Let go of all of them."""
+        """Let go of all of them. After Ctrl-C that must not take long."""
         with self._lock:
             dispatchers, self._dispatchers = self._dispatchers, []
+        if dispatchers and INTERRUPTS.is_ending and INTERRUPTS.can_strike:
+            # A hook or a backend may be stuck. What is left then ends with the process.
+            thread = threading.Thread(target=self._let_go, args=(dispatchers,), name="turnout-stop", daemon=True)
+            thread.start()
+            join(thread, max(_LEAST_PATIENCE, _PATIENCE - INTERRUPTS.seconds))
+        else:
+            self._let_go(dispatchers)
+
+    def _let_go(self, dispatchers: Sequence[tuple[TaskRunner, Dispatcher]]) -> None:
         errors: list[Exception] = []
         for runner, _ in dispatchers:
             try:

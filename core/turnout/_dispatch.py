@@ -76,11 +76,10 @@ class Dispatcher(abc.ABC):
         with secrets_hidden(self.runner._settings):
             try:
                 self.runner.start(self.host())
-            except RunnerStartError:
+            except BaseException as error:
                 self.stop()
-                raise
-            except Exception as error:
-                self.stop()
+                if isinstance(error, RunnerStartError) or not isinstance(error, Exception):
+                    raise
                 raise RunnerStartError(
                     f"{self.runner!r} did not start: {brief(error).rstrip('.')}. "
                     "Check its settings, or run the flow elsewhere, for example with task_runner='thread'."

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from ._arguments import replace_arguments
 from ._call import Call, Trouble
 from ._future import CANCELLED, COMPLETED, PACKED, UPSTREAM_FAILED, Failure, TaskFuture, brief
+from ._signals import call_inner
 from ._state import State, StateType
 from ._waiting import LOCK, delivering, logged, outside
 from .errors import CrashedRun
@@ -134,7 +135,7 @@ def run_hooks(hooks: Sequence[Any], owner: Any, run: Any, state: State) -> None:
     """Call hooks with what they are about, and log what they raise."""
     for hook in hooks:
         with logged("A hook of %r raised in state %s: %r", run.name, state.name, hook), delivering(), outside():
-            hook(owner, run, state)
+            call_inner(hook, owner, run, state)
 
 
 def task_run(call: Call) -> TaskRun:

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +25,7 @@ from ._ending import RUNNING, give_name, run_hooks, settle, start, task_run
 from ._future import CANCELLED, COMPLETED, UPSTREAM_FAILED, Failure, TaskFuture, summary
 from ._interrupts import stop_body
 from ._scopes import FlowScope, calls_around, next_index, remote_around
+from ._signals import INTERRUPTS, stop_inner
 from ._state import State, StateType
 from ._waiting import LOCK, Away, wait_for_gate
 from .errors import MissingContextError
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "nested_home", "no_context"]
 
+
+# After Ctrl-C, or when its time is up, a flow waits this long for bodies that can't be stopped, in seconds.
+_PATIENCE: Final = 3.0
 
 FAILURES: Final = (StateType.FAILED, StateType.TIMED_OUT, StateType.CRASHED)
 
@@ -112,6 +117,7 @@ class Engine:
         # Asked once: a call must not pay for log lines that nobody reads.
         self.logs = TASK_RUNS.isEnabledFor(logging.INFO)
         self._dispatcher = home
+        self._patient_until: float | None = None
         self._gates: list[threading.Lock | _LoopGate] = []
 
     # Submitting
@@ -125,6 +131,8 @@ class Engine:
         wait_for: Any = None,
     ) -> TaskFuture[Any]:
         """Take a call, and start it if nothing keeps it waiting. Hot path."""
+        if INTERRUPTS.due:
+            INTERRUPTS.check()
         awaited = None if wait_for is None else awaited_futures(wait_for, task.name)
         if task.task_runner is not None or scope is not self.flow_run:
             dispatcher = self._special_dispatcher(scope, task)
@@ -308,6 +316,57 @@ class Engine:
         for call in reversed(calls):
             self.cancel(call, waits=False)
 
+    def wind_up(self, error: BaseException, *, is_late: bool = False) -> BaseException:
+        """Cancel what is open and wait for it; return what the body's error has become: a later Ctrl-C wins.
+
+        Parameters
+        ----------
+        error
+            What ended the body.
+        is_late
+            Bodies that can't be stopped are not waited for long, as after Ctrl-C.
+        """
+        while True:
+            is_hasty = is_late or not isinstance(error, Exception)
+            INTERRUPTS.ends(error)
+            try:
+                self.cancel_all()
+                if INTERRUPTS.is_ending:
+                    stop_inner()
+                self.join(self.patience() if is_hasty else None)
+            except KeyboardInterrupt as interrupt:
+                if is_hasty:
+                    return interrupt
+                error = interrupt
+            else:
+                return error
+
+    async def wind_up_async(self, error: BaseException, *, is_late: bool = False) -> BaseException:
+        """Do as ``wind_up`` does, without blocking the event loop; here it is a later cancel that wins."""
+        import asyncio
+
+        while True:
+            is_hasty = is_late or not isinstance(error, Exception)
+            INTERRUPTS.ends(error)
+            try:
+                self.cancel_all()
+                if INTERRUPTS.is_ending:
+                    stop_inner()
+                await self.join_async(self.patience() if is_hasty else None)
+            except (asyncio.CancelledError, KeyboardInterrupt) as interrupt:
+                if is_hasty:
+                    return interrupt
+                error = interrupt
+            else:
+                return error
+
+    def patience(self) -> float:
+        """Return how long to wait still for bodies that can't be stopped, in seconds, since this was asked first."""
+        now = time.monotonic()
+        if self._patient_until is None:
+            self._patient_until = now + _PATIENCE
+        return max(0.0, self._patient_until - now)
+
     # Waiting
 
     def waiting(self, scope: Scope, future: TaskFuture[Any] | None = None) -> Away:
@@ -367,18 +426,25 @@ class Engine:
                     if gate.locked():
                         gate.release()
 
-    async def join_async(self) -> None:
-        """Wait as ``join`` does, without blocking the event loop."""
+    async def join_async(self, patience: float | None = None) -> bool:
+        """Wait as ``join`` does, at most ``patience`` seconds, without blocking the event loop."""
         import asyncio
 
         gate = _LoopGate(asyncio.get_running_loop())
+        limit = asyncio.timeout(patience)
         self._gates.append(gate)
         try:
-            while self.open or self.stopping:
-                await gate.opened.wait()
-                gate.opened.clear()
+            async with limit:
+                while self.open or self.stopping:
+                    await gate.opened.wait()
+                    gate.opened.clear()
+        except TimeoutError:
+            if limit.expired():
+                return False
+            raise
         finally:
             self._gates.remove(gate)
+        return True
 
     def close(self) -> None:
         """Take no more calls."""

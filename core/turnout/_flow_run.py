@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from ._arguments import find_futures, replace
 from ._backends import Backends
@@ -18,9 +18,10 @@ from ._context import FLOW_RUNS, current_scope
 from ._ending import run_hooks
 from ._engine import Engine
 from ._future import TaskFuture, summary
-from ._interrupts import interrupt
+from ._interrupts import end_from_outside, interrupt
 from ._prints import prints_logged
 from ._scopes import FlowScope, next_index
+from ._signals import INTERRUPTS, calls_flow, wait_for, waits
 from ._state import State, StateType
 from ._stop import Stop
 from .errors import CancelledRun, FlowRunTimeoutError
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from ._flow import Flow
 
 __all__ = ["FlowRun"]
-
-# After Ctrl-C, or when its time is up, a flow waits this long for bodies that can't be stopped, in seconds.
-_PATIENCE: Final = 3.0
 
 
 class FlowRun:
@@ -50,6 +48,8 @@ class FlowRun:
         self.parameters = parameters
         self.id = str(uuid.uuid4())
         self.attempt = 0
+        self._thread = threading.get_ident()
+        self._current: Engine | None = None
         self._parent = current_scope.get()
         self._backends = Backends() if self._parent is None else self._parent.engine.backends
         place = flow.name
@@ -64,29 +64,29 @@ class FlowRun:
 
     def run(self, body: Callable[[], Any]) -> State:
         """Run the body until it succeeds or is not to be tried again; return the final state."""
-        self._say_running()
-        try:
-            while True:
-                state = self._attempt(body)
-                delay = self.flow.retry_delay(self.attempt - 1) if self._may_retry(state) else None
-                if delay is None:
-                    return self._ended(state)
-                self._say_retrying(state, delay)
-                time.sleep(delay)
-        finally:
-            self._close()
+        with INTERRUPTS.handled(self._end_from_outside):
+            self._say_running()
+            try:
+                while True:
+                    state = self._attempt(body)
+                    delay = self.flow.retry_delay(self.attempt - 1) if self._may_retry(state) else None
+                    if delay is None:
+                        return self._ended(state)
+                    self._say_retrying(state, delay)
+                    _sleep(delay)
+            finally:
+                self._close()
 
     def _attempt(self, body: Callable[[], Any]) -> State:
         self.attempt += 1
         engine = self._engine()
         try:
             value = self._within_time(engine, body)
+            INTERRUPTS.check()
             engine.join()
             return self._completed(engine, value)
         except BaseException as error:
-            engine.cancel_all()
-            engine.join(None if isinstance(error, Exception) and not _timed_out(error) else _PATIENCE)
-            return self._state_of(error)
+            return self._state_of(engine.wind_up(error, is_late=_timed_out(error)))
         finally:
             engine.close()
 
@@ -94,7 +94,7 @@ class FlowRun:
         with self._prints():
             if self.flow.timeout_seconds is None:
                 with _scope(engine.flow_run):
-                    return body()
+                    return _call(body)
             return _in_thread(engine, body, self.flow.timeout_seconds, self._time_is_up())
 
     # Flows that are coroutine functions
@@ -103,17 +103,18 @@ class FlowRun:
         """Run an async body as ``run`` does, on the running loop, which is never blocked."""
         import asyncio
 
-        self._say_running()
-        try:
-            while True:
-                state = await self._attempt_async(body)
-                delay = self.flow.retry_delay(self.attempt - 1) if self._may_retry(state) else None
-                if delay is None:
-                    return self._ended(state)
-                self._say_retrying(state, delay)
-                await asyncio.sleep(delay)
-        finally:
-            await _aside(self._close)
+        with INTERRUPTS.handled(self._end_from_outside):
+            self._say_running()
+            try:
+                while True:
+                    state = await self._attempt_async(body)
+                    delay = self.flow.retry_delay(self.attempt - 1) if self._may_retry(state) else None
+                    if delay is None:
+                        return self._ended(state)
+                    self._say_retrying(state, delay)
+                    await asyncio.sleep(delay)
+            finally:
+                await _aside(self._close)
 
     async def _attempt_async(self, body: Callable[[], Any]) -> State:
         import asyncio
@@ -125,7 +126,7 @@ class FlowRun:
                 limit = asyncio.timeout(self.flow.timeout_seconds)
                 try:
                     async with limit:
-                        value = await body()
+                        value = await _await(body)
                         await engine.join_async()
                 except TimeoutError:
                     if limit.expired():
@@ -133,9 +134,7 @@ class FlowRun:
                     raise
             return self._completed(engine, value)
         except BaseException as error:
-            engine.cancel_all()
-            await engine.join_async()
-            return self._state_of(error)
+            return self._state_of(await engine.wind_up_async(error, is_late=_timed_out(error)))
         finally:
             engine.close()
 
@@ -151,7 +150,7 @@ class FlowRun:
             given: Any = None
             while True:
                 try:
-                    item = context.run(go_on, given)
+                    item = context.run(_go_on, go_on, given)
                 except StopIteration as stop:
                     engine.join()
                     return self._completed(engine, stop.value).result()
@@ -185,22 +184,21 @@ class FlowRun:
 
     @contextlib.contextmanager
     def _walking(self) -> Iterator[Engine]:
-        self._say_running()
-        self.attempt += 1
-        engine = self._engine()
-        state = State(StateType.COMPLETED, None, time.time())
-        try:
-            with self._prints():
-                yield engine
-        except BaseException as error:
-            engine.cancel_all()
-            engine.join(_PATIENCE)
-            state = self._state_of(error)
-            raise
-        finally:
-            engine.close()
-            self._close()
-            self._ended(state)
+        with INTERRUPTS.handled(self._end_from_outside):
+            self._say_running()
+            self.attempt += 1
+            engine = self._engine()
+            state = State(StateType.COMPLETED, None, time.time())
+            try:
+                with self._prints():
+                    yield engine
+            except BaseException as error:
+                state = self._state_of(engine.wind_up(error, is_late=True))
+                raise
+            finally:
+                engine.close()
+                self._close()
+                self._ended(state)
 
     # What all of them share
 
@@ -218,6 +216,7 @@ class FlowRun:
             parent=self._parent,
         )
         engine.run_id = self.id if self.attempt == 1 else f"{self.id}#{self.attempt}"
+        self._current = engine
         return engine
 
     def _prints(self) -> contextlib.AbstractContextManager[object]:
@@ -278,6 +277,12 @@ class FlowRun:
     def _ids(self) -> dict[str, object]:
         return {"flow_run_id": self.id, "flow_run_name": self.name, "task_run_id": None, "task_run_name": None}
 
+    def _end_from_outside(self) -> None:
+        """End the run from another thread, because the program ends."""
+        self.flow = self.flow.with_options(retries=0)
+        if self._current is not None:
+            end_from_outside(self._current, self._thread)
+
     def _close(self) -> None:
         if self._parent is None:
             self._backends.close()
@@ -296,6 +301,26 @@ def _resolved(value: Any) -> Any:
 def _result(future: TaskFuture[Any], allowed: bool) -> Any:
     error = future.exception() if allowed else None
     return future.result() if error is None or isinstance(error, CancelledRun) else error
+
+
+@calls_flow
+def _call(body: Callable[[], Any]) -> Any:
+    return body()
+
+
+@calls_flow
+async def _await(body: Callable[[], Any]) -> Any:
+    return await body()
+
+
+@calls_flow
+def _go_on(go_on: Callable[[Any], Any], given: Any) -> Any:
+    return go_on(given)
+
+
+@waits
+def _sleep(seconds: float) -> None:
+    time.sleep(seconds)
 
 
 @contextlib.contextmanager
@@ -327,14 +352,17 @@ def _in_thread(engine: Engine, body: Callable[[], Any], seconds: float, too_late
         target=contextvars.copy_context().run, args=(run,), name=f"turnout-flow-{engine.flow_run.name}", daemon=True
     )
     thread.start()
-    # This thread waits in the slot of the task that calls the flow, if one does.
-    with engine.waiting(engine.flow_run):
-        in_time = over.wait(seconds)
-    if not in_time:
+    try:
+        # This thread waits in the slot of the task that calls the flow, if one does.
+        with engine.waiting(engine.flow_run):
+            if not wait_for(over, seconds):
+                raise too_late
+    except BaseException as error:
+        INTERRUPTS.ends(error)
         engine.cancel_all()
         interrupt(thread)
-        over.wait(_PATIENCE)
-        raise too_late
+        wait_for(over, engine.patience())
+        raise
     thread.join()
     good, value = outcome[0]
     if good:
@@ -366,11 +394,22 @@ async def _aside(action: Callable[[], None]) -> None:
             action()
         except BaseException as error:
             problems.append(error)
-        loop.call_soon_threadsafe(over.set)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(over.set)
 
     thread = threading.Thread(target=act, name="turnout-closing")
     thread.start()
-    await over.wait()
+    cancelled = None
+    while not over.is_set():
+        try:
+            await over.wait()
+        except asyncio.CancelledError as error:
+            # It is seen to its end all the same, unless somebody insists.
+            if cancelled is not None:
+                raise
+            cancelled = error
     thread.join()
+    if cancelled is not None:
+        raise cancelled
     if problems:
         raise problems[0]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
 from ._context import current_scope
 from ._serialization import Parcel
+from ._signals import INTERRUPTS, call_inner
 from ._state import State, StateType
 from ._waiting import LOCK, countdown, delivering, logged, outside, wait_for_gate
 from .errors import CancelledRun, CrashedRun, SerializationError, UpstreamFailed, WouldDeadlockError
@@ -124,6 +125,8 @@ class TaskFuture(Generic[R]):
     @property
     def state(self) -> State:
         """What has become of the call. Asking for the state of a call that failed counts as looking at the failure."""
+        if INTERRUPTS.due:
+            INTERRUPTS.check()
         return self._state(look=True)
 
     def result(self, timeout: float | None = None) -> R:
@@ -144,6 +147,8 @@ class TaskFuture(Generic[R]):
             In a callback or hook, if the call is not over: the waiting thread would have to deliver the result. In a
             task, without a timeout, if the call waits for that task, or is that task's own.
         """
+        if INTERRUPTS.due:
+            INTERRUPTS.check()
         if self._type < COMPLETED:
             self._wait(timeout)
         if self._type is COMPLETED:
@@ -164,6 +169,8 @@ class TaskFuture(Generic[R]):
         TimeoutError
             If the call is not over in time.
         """
+        if INTERRUPTS.due:
+            INTERRUPTS.check()
         if self._type < COMPLETED:
             self._wait(timeout)
         return None if self._type <= StateType.CACHED else self._error()
@@ -176,6 +183,8 @@ class TaskFuture(Generic[R]):
         timeout
             How long to wait at most, in seconds; None waits for ever.
         """
+        if INTERRUPTS.due:
+            INTERRUPTS.check()
         with contextlib.suppress(TimeoutError):
             if self._type < COMPLETED:
                 self._wait(timeout)
@@ -183,14 +192,20 @@ class TaskFuture(Generic[R]):
 
     def done(self) -> bool:
         """Return whether the call is over, in whatever way."""
+        if INTERRUPTS.due:
+            INTERRUPTS.check()
         return self._type >= COMPLETED
 
     def running(self) -> bool:
         """Return whether the body is running now, as far as the runner tells."""
+        if INTERRUPTS.due:
+            INTERRUPTS.check()
         return self._type is StateType.RUNNING
 
     def cancelled(self) -> bool:
         """Return whether the call was cancelled."""
+        if INTERRUPTS.due:
+            INTERRUPTS.check()
         return self._type is CANCELLED
 
     def cancel(self) -> bool:
@@ -449,4 +464,4 @@ def _deliver(callback: Callable[[TaskFuture[Any]], object], future: TaskFuture[A
 
 def _call_back(callback: Callable[[TaskFuture[Any]], object], future: TaskFuture[Any]) -> None:
     with logged("A done callback of %r raised.", future.name):
-        callback(future)
+        call_inner(callback, future)

@@ -19,12 +19,13 @@ from ._ending import RETRYING, start
 from ._future import COMPLETED
 from ._locks import LOCK, start_thread
 from ._scopes import calls_around
+from ._signals import INTERRUPTS, waits
 from .runner import Batch, Capabilities, Host, TaskRunner
 
 __all__ = ["InlineDispatcher"]
 
 
-# How long `stop` waits for each body that ran out of time and was asked to stop, in seconds.
+# How long `stop` waits for bodies that ran out of time and were asked to stop, in seconds.
 _PATIENCE: Final = 1.0
 
 
@@ -64,6 +65,9 @@ class InlineDispatcher(Dispatcher):
             self._in_turn(call)
         else:
             self._deferred.put(call)
+        # A body may have been interrupted that stood between Ctrl-C and the flow.
+        if INTERRUPTS.due:
+            INTERRUPTS.check()
 
     def later(self, call: Call, delay: float) -> None:
         """Wake whoever sees this call to its end, and waits for the delay by itself; if nobody does, wait here."""
@@ -81,8 +85,9 @@ class InlineDispatcher(Dispatcher):
 
     def stop(self) -> None:
         self._deferred.stop()
+        deadline = time.monotonic() + _PATIENCE
         for thread in list(self._timed):
-            thread.join(_PATIENCE)
+            thread.join(max(0.0, deadline - time.monotonic()))
         super().stop()
 
     def _in_turn(self, call: Call) -> None:
@@ -160,12 +165,12 @@ class InlineDispatcher(Dispatcher):
                 thread = threading.Thread(target=self._attempt, args=(call,), name="turnout-timed-call", daemon=True)
                 self._timed = {thread, *filter(threading.Thread.is_alive, self._timed)}
                 start_thread(thread)
-            gate.acquire()
+            _wait_at(gate, -1)
 
     def _pause(self, call: Call, delay: float) -> None:
         with self._watched(call) as gate:
             if call.future._type is RETRYING:
-                gate.acquire(timeout=max(0.0, delay))
+                _wait_at(gate, max(0.0, delay))
 
     @contextlib.contextmanager
     def _watched(self, call: Call) -> Iterator[threading.Lock]:
@@ -181,6 +186,11 @@ class InlineDispatcher(Dispatcher):
         finally:
             del self._gates[call]
             call.future._forget(opener)
+
+
+@waits
+def _wait_at(gate: threading.Lock, timeout: float) -> None:
+    gate.acquire(timeout=timeout)
 
 
 def _open(gate: threading.Lock) -> None:

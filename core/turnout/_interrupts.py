@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ._call import Call
 from ._stop import Stop, send, take_back
 from ._waiting import LOCK
 
-__all__ = ["body_ended", "came_late", "interrupt", "stop_body"]
+if TYPE_CHECKING:
+    from ._engine import Engine
+
+__all__ = ["body_ended", "came_late", "end_from_outside", "interrupt", "stop_body"]
 
 
 # Threads to which Stop was sent. It may not have arrived when the body ends.
@@ -56,3 +59,10 @@ def interrupt(thread: threading.Thread) -> None:
     """Ask a thread that runs a flow's body, and nothing after it, to stop."""
     if thread.ident is not None and thread.is_alive():
         send(thread.ident, Stop)
+
+
+def end_from_outside(engine: Engine, thread: int) -> None:
+    """Have a flow end that runs in a thread of the user's, because the program ends."""
+    # As if its body had asked for the end of the thread, which nobody complains of.
+    send(thread, SystemExit)
+    engine.cancel_all()

@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from ._arguments import allow_failure, quote, searched, unmapped
 from ._future import FuturePart, TaskFuture
+from ._signals import calls_flow
 from ._waiting import Arrivals, countdown
 from .errors import MappingLengthMismatch, MappingMissingIterable
 
@@ -49,7 +50,7 @@ def elements_of(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, laz
             f"{name}.map() got nothing to walk over. Give it a list or the like, or use {name}.submit()."
         )
     if not lazy:
-        columns = {key: list(column) for key, column in columns.items()}
+        columns = {key: _listed(column) for key, column in columns.items()}
         _check_lengths(name, columns)
     return _rows(name, args, kwargs, columns)
 
@@ -100,6 +101,12 @@ def _rows(
         yield tuple([values[position] for position in range(len(args))]), {key: values[key] for key in kwargs}
 
 
+@calls_flow
+def _listed(column: Iterable[Any]) -> list[Any]:
+    return list(column)
+
+
+@calls_flow
 def _in_step(name: str, columns: list[Iterable[Any]]) -> Iterator[tuple[Any, ...]]:
     """Yield one element of each column at a time, and raise when one ends before the others."""
     try:

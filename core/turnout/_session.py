@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ._backends import Backends
 from ._context import current_scope
 from ._engine import Engine
+from ._interrupts import end_from_outside
+from ._signals import INTERRUPTS
 
 if TYPE_CHECKING:
     from .runner import TaskRunner
@@ -47,19 +51,22 @@ def _session(runner: TaskRunner) -> Iterator[None]:
     """
     backends = Backends()
     engine = Engine(backends, runner)
-    backends.dispatcher_for(runner)
-    token = current_scope.set(engine.flow_run)
-    try:
-        yield
-        engine.join()
-        failures = engine.unlooked()
-        if failures:
-            raise BaseExceptionGroup("Failures in `with runner:` at which nobody looked", failures)
-    except BaseException:
-        engine.cancel_all()
-        engine.join()
-        raise
-    finally:
-        current_scope.reset(token)
-        engine.close()
-        backends.close()
+    with INTERRUPTS.handled(functools.partial(end_from_outside, engine, threading.get_ident())):
+        token = current_scope.set(engine.flow_run)
+        try:
+            backends.dispatcher_for(runner)
+            yield
+            INTERRUPTS.check()
+            engine.join()
+            failures = engine.unlooked()
+            if failures:
+                raise BaseExceptionGroup("Failures in `with runner:` at which nobody looked", failures)
+        except BaseException as error:
+            ending = engine.wind_up(error)
+            if ending is not error:
+                raise ending from error
+            raise
+        finally:
+            current_scope.reset(token)
+            engine.close()
+            backends.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
@@ -13,9 +14,11 @@ from ._context import current_scope
 from ._decorated import Decorated, Delays, exponential_backoff, name_from, not_negative, signature_of
 from ._engine import Engine, no_context
 from ._future import FutureList
+from ._interrupts import end_from_outside
 from ._loops import call_here_async
 from ._map import LazyMap, elements_of
 from ._resources import normalized
+from ._signals import INTERRUPTS
 from ._state import State, StateType
 from .runner import TaskRunner
 
@@ -133,12 +136,13 @@ class Task(Decorated, Generic[P, R_co]):
             future = scope.engine.call_here(scope, self, self._bound + args, kwargs)
             return future.state if return_state else future.result()
         engine = Engine(Backends())
-        try:
-            future = engine.call_here(engine.flow_run, self, self._bound + args, kwargs)
-            return future.state if return_state else future.result()
-        finally:
-            engine.close()
-            engine.backends.close()
+        with INTERRUPTS.handled(functools.partial(end_from_outside, engine, threading.get_ident())):
+            try:
+                future = engine.call_here(engine.flow_run, self, self._bound + args, kwargs)
+                return future.state if return_state else future.result()
+            finally:
+                engine.close()
+                engine.backends.close()
 
     async def _call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any], return_state: bool) -> Any:
         scope = current_scope.get()

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from ._context import current_scope
 from ._locks import LOCK
+from ._signals import INTERRUPTS, waits
+from ._stop import Stop
 from .errors import WouldDeadlockError
 
 if TYPE_CHECKING:
@@ -63,13 +65,17 @@ def outside() -> Iterator[None]:
 def logged(message: str, *args: object) -> Iterator[None]:
     """Log whatever user code raises that was called on the way, even SystemExit: others depend on this thread.
 
-    Only Ctrl-C in the main thread goes on: it is meant for the whole program.
+    Only Ctrl-C in the main thread goes on: it is meant for the whole program. Where it is still due, it will come.
     """
     try:
         yield
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            if INTERRUPTS.due:
+                return
             raise
+        if isinstance(error, Stop):
+            return
         logger.exception(message, *args)
 
 
@@ -81,6 +87,7 @@ class Away(contextlib.ExitStack):
         self.wait: Callable[[threading.Lock, float], bool] = _acquire
 
 
+@waits
 def _acquire(gate: threading.Lock, timeout: float) -> bool:
     return gate.acquire(timeout=timeout)
 

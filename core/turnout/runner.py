@@ -301,6 +301,12 @@ class TaskRunner(abc.ABC):
             If the backend doesn't come up; any other exception is wrapped in one.
         """
 
+    def give_up(self) -> None:  # noqa: B027 - the start may simply go on to its end
+        """Have ``start`` end soon, in whatever way: nobody waits for it any more, and ``stop`` follows.
+
+        Called from another thread while ``start`` runs, maybe several times. Must not wait.
+        """
+
     @abc.abstractmethod
     def slots(self) -> int:
         """Return how many calls can run at once, now. The engine keeps a few more under way. Any thread may ask."""

@@ -34,6 +34,7 @@ from ._serialization import (
     load_function,
 )
 from ._shipment import FlowInfo, Job, Kind, Shipment, this_process
+from ._signals import calls_inner
 from ._stop import Stop, Stopper, send
 from ._together import MOST_HELD, Ledger, Teller
 from .errors import SerializationError
@@ -493,6 +494,7 @@ class RemoteScope:
 # Both halves meet here: what a body is, in the driver's process and in others.
 
 
+@calls_inner
 def call_body(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], scope: Scope) -> Any:
     """Call a task's function, and make what it returns a value that can travel."""
     generation = _forks.generation
@@ -513,11 +515,13 @@ def call_body(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     return value
 
 
+@calls_inner
 def _value(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], scope: Scope) -> Any:
     value = function(*args, **kwargs)
     return value if type(value) in PLAIN_TYPES else _finished_value(value, scope)
 
 
+@calls_inner
 def _finished_value(value: Any, scope: Scope) -> Any:
     cls = type(value)
     if cls is types.GeneratorType:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._backends import Backends
 from .._choice import command_line_runner, engine_for
+from .._signals import INTERRUPTS
 from ..errors import RunnerError
 from ..registry import resolve
 from ._failure import text_of
 from ._loading import load_flow
 from ._logging import configure
-from ._orders import noted_orders
 from ._output import as_json, claim_standard_output, print_json, print_value
 from ._parameters import bind
 from ._problem import UsageProblem, one_line
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from .. import Flow, State, TaskRunner
 
 __all__ = ["run_flow"]
-
-INTERRUPTED = 130
 
 
 class _Ending(NamedTuple):
@@ -59,13 +58,16 @@ def run_flow(target: str, runner: str | None, parameters: Sequence[str], *, json
     flow = load_flow(target)
     arguments = bind(flow, parameters)
     configure(log_level)
-    with noted_orders(in_loop=_is_async(flow)) as orders:
-        try:
-            ending = _ended(flow, arguments, runner)
-        except KeyboardInterrupt:
-            return orders.status or INTERRUPTED
-    if orders.status and not ending.state.is_completed():
-        return orders.status
+    try:
+        INTERRUPTS.is_command = True
+        ending = _ended(flow, arguments, runner)
+    except KeyboardInterrupt:
+        return 128 + (INTERRUPTS.order or signal.SIGINT)
+    finally:
+        INTERRUPTS.is_command = False
+    # A body may catch the KeyboardInterrupt, so what has become of the flow doesn't tell whether the user ended it.
+    if INTERRUPTS.order and not ending.state.is_completed():
+        return 128 + INTERRUPTS.order
     if own:
         print_json(_record(ending), own)
     elif ending.state.is_completed():
@@ -80,10 +82,6 @@ def _check(word: str) -> None:
         resolve(word)
     except RunnerError as error:
         raise UsageProblem(str(error)) from error
-
-
-def _is_async(flow: Flow[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(flow.fn) or inspect.isasyncgenfunction(flow.fn)
 
 
 def _ended(flow: Flow[..., Any], arguments: inspect.BoundArguments, word: str | None) -> _Ending:

@@ -32,6 +32,7 @@ from ._faults import FaultConformance
 from ._faulty_workers import FaultyWorkerConformance
 from ._flows import FlowConformance
 from ._futures import FutureConformance
+from ._interrupts import InterruptConformance
 from ._kit import Conformance, Signals, run_script, runner_expression
 from ._lifecycle import LifecycleConformance
 from ._tasks import TaskConformance
@@ -48,6 +49,7 @@ __all__ = [
     "FaultyWorkerConformance",
     "FlowConformance",
     "FutureConformance",
+    "InterruptConformance",
     "LifecycleConformance",
     "RunnerConformance",
     "Signals",
@@ -64,6 +66,7 @@ class RunnerConformance(
     FutureConformance,
     ErrorConformance,
     FaultConformance,
+    InterruptConformance,
     ContextConformance,
     LifecycleConformance,
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._cancel_races import CancelRaceConformance
 from ._cancelling import CancelConformance
 from ._crashes import CrashConformance
 from ._retries import RetryConformance
@@ -10,5 +11,7 @@ from ._timeouts import TimeoutConformance
 __all__ = ["FaultConformance"]
 
 
-class FaultConformance(RetryConformance, TimeoutConformance, CrashConformance, CancelConformance):
+class FaultConformance(
+    RetryConformance, TimeoutConformance, CrashConformance, CancelConformance, CancelRaceConformance
+):
     """Everything that is promised about faults: R1 to R4."""

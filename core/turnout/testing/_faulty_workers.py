@@ -16,11 +16,11 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from turnout import StateType, flow, get_run_logger, task
+from turnout import StateType, TaskFuture, flow, get_run_logger, task
 from turnout.errors import CrashedRun, SerializationError, TaskRunTimeoutError
 
 from ._bodies import add, fail, fail_until, identity, note, spin
@@ -139,7 +139,8 @@ class FaultyWorkerConformance(Conformance):
             run_short.submit(signals, what).exception(timeout=PATIENCE)
             sent = size_of.with_options(crash_retries=1).map([bytes(12 * _LARGE)] * 2)
             made = make_large.with_options(crash_retries=1).map([12 * _LARGE] * 2)
-            for future in (*sent, *made):
+            futures: list[TaskFuture[Any]] = [*sent, *made]
+            for future in futures:
                 error = future.exception(timeout=PATIENCE)
                 assert error is None or isinstance(error, (MemoryError, OSError, SerializationError, CrashedRun))
             _end(_changed(signals))

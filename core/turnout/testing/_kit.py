@@ -311,7 +311,7 @@ def run_script(
     with subprocess.Popen(
         [*command, *arguments],
         cwd=directory,
-        env=_script_environment(environment or {}),
+        env=script_environment(environment or {}),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -336,7 +336,7 @@ def _command(source: str, directory: Path, how: str) -> tuple[list[str], str]:
     return [sys.executable, str(path)], ""
 
 
-def _script_environment(extra: Mapping[str, str]) -> dict[str, str]:
+def script_environment(extra: Mapping[str, str]) -> dict[str, str]:
     # The script sees the modules that the test sees, so that it can make the same runner.
     inherited = {name: value for name, value in os.environ.items() if name != "TURNOUT_TASK_RUNNER"}
     return {**inherited, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **extra}

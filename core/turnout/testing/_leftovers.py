@@ -293,6 +293,7 @@ def leaves_nothing(run: Callable[[], object], known: tuple[str, ...] = (), patie
     patience
         For how many seconds things may go after the end.
     """
+    rest: list[str] = []
     for _ in range(_ROUNDS):
         before = Footprint.now()
         run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing.spawn
+import os
 import shutil
 import signal
 import tempfile
@@ -18,7 +19,7 @@ import distributed
 from distributed.deploy.cluster import Cluster
 from distributed.nanny import Nanny
 
-__all__ = ["OwnCluster", "cause_of"]
+__all__ = ["OwnCluster", "cause_of", "end_workers_being_started"]
 
 # By what Dask names the processes of workers, ours among them.
 _PROCESS_NAME: Final = "Dask Worker process (from Nanny)"
@@ -104,13 +105,32 @@ class _Nanny(Nanny):
     """Starts and restarts a worker process."""
 
     async def instantiate(self) -> Any:
-        with _starting_workers():
-            return await super().instantiate()
+        _being_started.add(self)
+        try:
+            with _starting_workers():
+                return await super().instantiate()
+        finally:
+            _being_started.discard(self)
 
     def _on_worker_exit_sync(self, exitcode: int) -> None:
         if self.worker_address is not None:
             _exits.note(self.worker_address, exitcode)
         super()._on_worker_exit_sync(exitcode)  # type: ignore[no-untyped-call]
+
+
+_being_started: Final[set[_Nanny]] = set()
+
+
+def end_workers_being_started() -> None:
+    """Kill the workers of our own that have not come up yet. Their cluster does not come up either then, and says so.
+
+    Those of other runners that start in this very moment, too: they belong to a program that was told to end.
+    """
+    for nanny in list(_being_started):
+        process: Any = getattr(nanny.process, "process", None)
+        # It may not have begun, or be over.
+        with contextlib.suppress(Exception):
+            os.kill(process.pid, signal.SIGKILL)
 
 
 class _Exits:
@@ -187,4 +207,27 @@ def _without_main(name: str) -> dict[str, Any]:
     if name == _PROCESS_NAME:
         for key in _MAIN:
             data.pop(key, None)
+        # This thread does nothing but look after the new process, which inherits the mask.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        data["turnout"] = _Apart()
     return data
+
+
+class _Apart:
+    """Puts the process that unpickles it into a group of its own: Ctrl-C at a terminal is for the driver.
+
+    It is the first that such a process unpickles, before it knows where modules are.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, (_APART,)
+
+
+# What came until now was for the driver, too.
+_APART: Final = """
+import os, signal
+os.setpgid(0, 0)
+handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+signal.signal(signal.SIGINT, handler)
+"""

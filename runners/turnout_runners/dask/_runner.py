@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -175,6 +176,12 @@ class DaskTaskRunner(LinkedRunner):
         self._link = link
         self._watch(connection.client, base)
         remember_client(self, connection.client)
+
+    def give_up(self) -> None:
+        """End the workers that are being started: the start fails then."""
+        own = sys.modules.get(f"{__package__}._own")
+        if own is not None:
+            own.end_workers_being_started()
 
     def _all_settings(self) -> Any:
         from dask.system import CPU_COUNT

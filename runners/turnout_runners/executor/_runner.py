@@ -11,7 +11,7 @@ import os
 import pickle
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import connection
 from typing import Any, ClassVar, Final
 
@@ -29,7 +29,7 @@ from turnout.runner import (
     check_count,
 )
 
-from ._remote import run_packed
+from ._remote import leave_ctrl_c_to_the_driver, run_packed
 
 __all__ = ["ExecutorTaskRunner"]
 
@@ -118,8 +118,11 @@ class ExecutorTaskRunner(TaskRunner):
     def make_executor(self) -> Executor:
         """Return a new executor. Called at the start, and again when the one before broke."""
         assert self._source is not None, "a runner without a source overrides this"
-        if isinstance(self._source, type) and self._max_workers is not None:
-            made = self._source(max_workers=self._max_workers)
+        if isinstance(self._source, type):
+            settings: dict[str, Any] = {} if self._max_workers is None else {"max_workers": self._max_workers}
+            if self._source is ProcessPoolExecutor:
+                settings["initializer"] = leave_ctrl_c_to_the_driver
+            made = self._source(**settings)
         else:
             made = self._source()  # type: ignore[operator]
         return made  # type: ignore[no-any-return]

@@ -6,6 +6,7 @@ import contextlib
 import heapq
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -16,7 +17,7 @@ from turnout.runner import Batch, Capabilities, Host, TaskRunner, check_count
 
 __all__ = ["ConcurrentTaskRunner", "ThreadPoolTaskRunner"]
 
-# How long `stop` waits for a body that was told to stop and doesn't, in seconds.
+# How long `stop` waits for bodies that were told to stop and don't, in seconds.
 _PATIENCE: Final = 0.5
 
 
@@ -98,7 +99,7 @@ ConcurrentTaskRunner = ThreadPoolTaskRunner
 class _Worker:
     """A thread, what it runs, and the gate at which it waits for more."""
 
-    __slots__ = ("batch", "gate", "left", "thread")
+    __slots__ = ("away", "batch", "gate", "left", "thread")
 
     def __init__(self) -> None:
         self.thread: threading.Thread | None = None
@@ -107,6 +108,8 @@ class _Worker:
         self.gate.acquire()
         # Its slot was given away: it ends when its body does.
         self.left = False
+        # Its body waits, or has waited and needs a slot to go on: it has none.
+        self.away = False
 
 
 class _Pool:
@@ -126,8 +129,8 @@ class _Pool:
         self._released: list[tuple[int, Batch]] = []
         self._free = slots
         self._idle: list[_Worker] = []
-        # Threads whose wait is over, and which need a slot to go on.
-        self._resuming: deque[threading.Lock] = deque()
+        # Threads whose wait is over, and which need a slot to go on, with their gates.
+        self._resuming: deque[tuple[_Worker, threading.Lock]] = deque()
         self._workers: set[_Worker] = set()
         self._own = threading.local()
         self._started = 0
@@ -158,21 +161,34 @@ class _Pool:
                     break
             else:
                 return False
-        self._give_slot()
+            has_slot = not worker.away
+            for entry in self._resuming:
+                if entry[0] is worker:
+                    # It has been told to stop, and needs no slot for that.
+                    self._resuming.remove(entry)
+                    entry[1].release()
+                    break
+        if has_slot:
+            self._give_slot()
         return True
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         worker = getattr(self._own, "worker", None)
-        if worker is None or worker.left:
+        if worker is None or not self._goes_away(worker):
             yield
             return
         self._give_slot()
         try:
             yield
         finally:
+            self._take_slot(worker)
+
+    def _goes_away(self, worker: _Worker) -> bool:
+        with self._lock:
             if not worker.left:
-                self._take_slot()
+                worker.away = True
+            return worker.away
 
     def stop(self) -> None:
         """End all threads; wait for bodies, but not long for those that were told to stop."""
@@ -182,9 +198,12 @@ class _Pool:
             self._idle = []
         for worker in idle:
             worker.gate.release()
+        deadline = time.monotonic() + _PATIENCE
         for worker in workers:
             if worker.thread is not None and worker.thread is not threading.current_thread():
-                worker.thread.join(_PATIENCE if worker.left else None)
+                # One that is still busy was told to stop, or is in a hook that a flow which was interrupted left.
+                is_busy = worker.left or worker.batch is not None
+                worker.thread.join(max(0.0, deadline - time.monotonic()) if is_busy else None)
 
     def _occupy(self) -> None:
         """Have a thread take a free slot, if there is one and something to run."""
@@ -264,7 +283,7 @@ class _Pool:
             with self._lock:
                 if self._resuming:
                     # Those who have begun go first. This thread becomes idle in their favour.
-                    self._resuming.popleft().release()
+                    self._resume_next()
                 else:
                     batch = self._pop()
                     if batch is not None:
@@ -293,17 +312,27 @@ class _Pool:
     def _give_slot(self) -> None:
         with self._lock:
             if self._resuming:
-                self._resuming.popleft().release()
+                self._resume_next()
                 return
             self._free += 1
         self._occupy()
 
-    def _take_slot(self) -> None:
+    def _resume_next(self) -> None:
+        """Give a slot to the thread that has waited for one longest. With the lock held."""
+        worker, gate = self._resuming.popleft()
+        # Noted by who gives: the thread may be told to stop before it can note anything.
+        worker.away = False
+        gate.release()
+
+    def _take_slot(self, worker: _Worker) -> None:
         with self._lock:
+            if worker.left:
+                return
             if self._free:
                 self._free -= 1
+                worker.away = False
                 return
             gate = threading.Lock()
             gate.acquire()
-            self._resuming.append(gate)
+            self._resuming.append((worker, gate))
         gate.acquire()
