@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["InterruptConformance", "InterruptedScriptConformance"]
 
-_LIMIT: Final = 5.0
-"""Seconds that a flow may take to end."""
+_LIMIT: Final = 15.0
+"""Seconds that a flow may take to end: three times what is promised, for a machine on which other tests run. What is
+interrupted would take twice as long, or for ever."""
 _MARK: Final = "TURNOUT_TEST_MARK"
 
 _both = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: str(number.name))
