@@ -14,6 +14,7 @@ from turnout.testing import (
     FaultyWorkerConformance,
     FlowConformance,
     FutureConformance,
+    InterruptedScriptConformance,
     RunnerConformance,
     TaskConformance,
 )
@@ -28,8 +29,8 @@ def group(name: str) -> pytest.MarkDecorator:
     return pytest.mark.xdist_group(name)
 
 
-class LocalConformance(RunnerConformance, FaultyWorkerConformance):
-    """The kit, with what tasks and signals do to the processes that run them."""
+class LocalConformance(RunnerConformance, FaultyWorkerConformance, InterruptedScriptConformance):
+    """The kit, with what tasks do to the processes that run them, and Ctrl-C and SIGTERM to whole programs."""
 
 
 @group("sequential")
@@ -56,7 +57,7 @@ class TestProcess(LocalConformance):
         return ProcessPoolTaskRunner(max_workers=slots)
 
 
-class ExecutorConformance(LocalConformance):
+class ExecutorConformance(RunnerConformance):
     """On a pool that somebody else wrote."""
 
     factory: type[Executor]
@@ -66,14 +67,14 @@ class ExecutorConformance(LocalConformance):
 
 
 @group("executor: threads")
-class TestExecutorThreads(ExecutorConformance):
+class TestExecutorThreads(ExecutorConformance, LocalConformance):
     """On the standard library's threads."""
 
     factory = ThreadPoolExecutor
 
 
 @group("executor: processes")
-class TestExecutorProcesses(ExecutorConformance):
+class TestExecutorProcesses(ExecutorConformance, LocalConformance):
     """On the standard library's processes."""
 
     factory = ProcessPoolExecutor

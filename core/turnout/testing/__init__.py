@@ -32,7 +32,7 @@ from ._faults import FaultConformance
 from ._faulty_workers import FaultyWorkerConformance
 from ._flows import FlowConformance
 from ._futures import FutureConformance
-from ._interrupts import InterruptConformance
+from ._interrupts import InterruptConformance, InterruptedScriptConformance
 from ._kit import Conformance, Signals, run_script, runner_expression
 from ._lifecycle import LifecycleConformance
 from ._tasks import TaskConformance
@@ -50,6 +50,7 @@ __all__ = [
     "FlowConformance",
     "FutureConformance",
     "InterruptConformance",
+    "InterruptedScriptConformance",
     "LifecycleConformance",
     "RunnerConformance",
     "Signals",

@@ -61,7 +61,7 @@ class Ended:
 
 
 class InterruptedScriptConformance(Conformance):
-    """F10, in programs of their own."""
+    """F10, in programs of their own. Not part of the whole kit: pools may keep a program until their calls are over."""
 
     moments: ClassVar[int] = 4
     """How many moments are tried at random."""
@@ -166,8 +166,8 @@ class InterruptedScriptConformance(Conformance):
         signals.set("go")
 
 
-class InterruptConformance(InterruptedScriptConformance):
-    """F10."""
+class InterruptConformance(Conformance):
+    """F10, in this process."""
 
     def test_F10_nothing_new_starts(self, one_slot: TaskRunner, signals: Signals) -> None:
         """After Ctrl-C no call begins that had not, the caller gets the KeyboardInterrupt, and the runner goes on."""
