@@ -74,7 +74,7 @@ class TestExecutorThreads(ExecutorConformance, LocalConformance):
 
 
 @group("executor: processes")
-class TestExecutorProcesses(ExecutorConformance, LocalConformance):
+class TestExecutorProcesses(ExecutorConformance, FaultyWorkerConformance):
     """On the standard library's processes."""
 
     factory = ProcessPoolExecutor

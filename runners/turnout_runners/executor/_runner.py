@@ -312,10 +312,12 @@ def _shut_down(executor: Executor) -> None:
     """
     # First: pools forget them at their end.
     processes = _processes_of(executor)
+    # Told in words: some have no default.
+    shut_down = functools.partial(executor.shutdown, wait=True)
     if not processes:
-        executor.shutdown()
+        shut_down()
         return
-    leaving = threading.Thread(target=executor.shutdown, name="turnout-executor-shutdown", daemon=True)
+    leaving = threading.Thread(target=shut_down, name="turnout-executor-shutdown", daemon=True)
     leaving.start()
     leaving.join(_LEAVING_SECONDS)
     if leaving.is_alive():
