@@ -135,6 +135,7 @@ INTIMATE: Final = {
         "turnout._serialization",
         "turnout._stop",
         "turnout._streams",
+        "turnout._timers",
         "turnout._version",
     },
     "process": {"turnout._failures", "turnout._serialization", "turnout._streams", "turnout._version"},
