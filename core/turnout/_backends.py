@@ -63,7 +63,8 @@ def hold(runner: TaskRunner) -> Dispatcher:
     with _held_lock:
         held = _held.setdefault(id(runner), _Held(runner))
         held.users += 1
-    if INTERRUPTS.can_strike and not runner.capabilities.in_process:
+    # Only what can be given up: child processes may end with the thread that started them, as those of a Ray do.
+    if INTERRUPTS.can_strike and type(runner).give_up is not TaskRunner.give_up:
         return _Start(held).wait()
     try:
         return _started(held)

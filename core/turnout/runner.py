@@ -304,7 +304,8 @@ class TaskRunner(abc.ABC):
     def give_up(self) -> None:  # noqa: B027 - the start may simply go on to its end
         """Have ``start`` end soon, in whatever way: nobody waits for it any more, and ``stop`` follows.
 
-        Called from another thread while ``start`` runs, maybe several times. Must not wait.
+        Called from another thread while ``start`` runs, maybe several times. Must not wait. A runner that has this may
+        be started in a thread that ends when it is up; others are started in the flow's own.
         """
 
     @abc.abstractmethod
