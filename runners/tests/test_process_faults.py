@@ -20,6 +20,7 @@ import pytest
 from turnout import TaskFuture, flow, task
 from turnout.errors import CancelledRun, CrashedRun
 from turnout.testing import Signals, run_script
+from turnout.testing._kit import eventually
 from turnout_runners.process import ProcessPoolTaskRunner, _memory
 from turnout_runners.process._launch import Interpreter
 
@@ -78,11 +79,9 @@ def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+def works() -> bool:
+    """Return whether a call has its result."""
+    return double.submit(1).exception(timeout=PATIENCE) is None
 
 
 def is_stopped(pid: int) -> bool:
@@ -231,7 +230,7 @@ def test_a_driver_without_descriptors_says_so_and_serves_on_when_there_are_some(
         assert "Too many open files" in str(errors[0])
         limits(resource.RLIMIT_NOFILE, soft)
         # What is sent within the same moment learns of the same.
-        time.sleep(0.3)
+        eventually(works, "there are workers again")
         assert double.map(range(10)).result() == [2 * number for number in range(10)]
     assert children() == before
 
@@ -314,7 +313,7 @@ def test_there_is_no_shared_memory_to_start_with(monkeypatch: pytest.MonkeyPatch
             error = double.submit(1).exception(timeout=PATIENCE)
             assert isinstance(error, CrashedRun)
             assert "No space left on device" in str(error)
-        time.sleep(0.3)
+        eventually(works, "there is a worker again")
         assert double.submit(1).result(timeout=PATIENCE) == 2
     assert children() == before
 
