@@ -6,9 +6,8 @@ import contextlib
 import os
 import sys
 import traceback
-from typing import NoReturn
 
-__all__ = ["end", "generation"]
+__all__ = ["end_in_child", "generation"]
 
 generation = 0
 """How many forks lie between the first process and this one. Asking the system for the process costs more."""
@@ -23,17 +22,21 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_count)
 
 
-def end(error: BaseException | None) -> NoReturn:
-    """End this process, which a body forked, with the exit status of a program that ends in the same way.
+def end_in_child(before: int, error: BaseException | None = None) -> None:
+    """End this process if a body forked it, with the exit status of a program that ends in the same way.
 
     What comes after the body is its parent's: outcomes, further calls, the flow itself. A child that went on with that
     would run calls a second time.
 
     Parameters
     ----------
+    before
+        What ``generation`` was when the body began.
     error
         What the body raised in this process, None if it returned.
     """
+    if generation == before:
+        return
     status = 1
     try:
         if error is None:

@@ -507,11 +507,9 @@ def call_body(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
             if type(value) not in PLAIN_TYPES:
                 value = _finished_value(value, scope)
     except BaseException as error:
-        if _forks.generation != generation:
-            _forks.end(error)
+        _forks.end_in_child(generation, error)
         raise
-    if _forks.generation != generation:
-        _forks.end(None)
+    _forks.end_in_child(generation)
     return value
 
 
@@ -544,11 +542,9 @@ async def call_async_body(
             await future._over()
         value = _without_futures(value, scope)
     except BaseException as error:
-        if _forks.generation != generation:
-            _forks.end(error)
+        _forks.end_in_child(generation, error)
         raise
-    if _forks.generation != generation:
-        _forks.end(None)
+    _forks.end_in_child(generation)
     return value
 
 
