@@ -18,7 +18,7 @@ from ._packing import PackedBatch, pack
 from ._prepared import Prepared
 from ._state import StateType
 from ._waiting import LOCK, delivering
-from .runner import Batch, Host, Outcome, TaskRunner
+from .runner import Batch, Host, Outcome, OutcomeKind, TaskRunner
 
 __all__ = ["WindowDispatcher"]
 
@@ -245,6 +245,10 @@ class WindowDispatcher(FlightDispatcher):
         start(settle(call, StateType.FAILED, Failure(error)))
 
     def _submit(self, batch: Batch) -> None:
+        if isinstance(batch, PackedBatch) and _is_unwanted(batch):
+            # Cancelled while it was packed, when nobody could have it back from the runner.
+            self._keep(batch)
+            return
         if not self.capabilities.streams and isinstance(batch, PackedBatch):
             for call, attempt in zip(batch.calls, batch.attempts, strict=True):
                 if call not in batch.ahead:
@@ -258,10 +262,14 @@ class WindowDispatcher(FlightDispatcher):
             self._newest = batch
         unwanted = [call for call in batch.calls if call.future._type >= COMPLETED and call in self._sent]
         if unwanted and isinstance(batch, PackedBatch):
-            # Cancelled between taking and sending: the runner did not know of the batch then.
+            # Cancelled a moment ago, and the runner may not have known of the batch then.
             batch.is_recalled = False
         for call in unwanted:
             self.abandon(call)
+
+    def _keep(self, batch: PackedBatch) -> None:
+        """Don't send a batch of which some is not wanted any more: the rest goes in another one."""
+        self.report(batch, [Outcome(index, OutcomeKind.RETURNED) for index in sorted(batch.left)])
 
     def _give_up(self, batch: Batch, error: Exception) -> None:
         with delivering():
@@ -327,7 +335,7 @@ class WindowDispatcher(FlightDispatcher):
                 return False
             if self._prepared.behind(prepared.source) is not prepared:
                 return False
-            if any(call.future._type >= COMPLETED for call in batch.calls):
+            if _is_unwanted(batch):
                 return False
             self._prepared.forget(prepared)
             due = set(prepared.due)
@@ -362,6 +370,10 @@ class WindowDispatcher(FlightDispatcher):
             return
         if self._early.sent(call, early, batch):
             self._count(early)
+        if _is_unwanted(batch):
+            if not self._not_early(call):
+                self._keep(batch)
+            return
         try:
             self._backend.submit(batch)
         except Exception as error:
@@ -403,3 +415,7 @@ class WindowDispatcher(FlightDispatcher):
         self._send(everything=True)
         # What became ready went to the queue, by whose order it starts.
         return ()
+
+
+def _is_unwanted(batch: Batch) -> bool:
+    return any(call.future._type >= COMPLETED for call in batch.calls)

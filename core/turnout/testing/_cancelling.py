@@ -8,6 +8,7 @@ import asyncio
 import concurrent.futures
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +24,21 @@ if TYPE_CHECKING:
     from turnout.runner import TaskRunner
 
 __all__ = ["CancelConformance"]
+
+
+class SlowToPack:
+    """Tells when it is packed in another thread than that which made it, and takes until "go" for it."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go = threading.Event()
+        self._thread = threading.current_thread()
+
+    def __reduce__(self) -> Any:
+        if threading.current_thread() is not self._thread:
+            self.begun.set()
+            self.go.wait(30)
+        return str, ()
 
 
 class CancelConformance(Conformance):
@@ -61,6 +77,32 @@ class CancelConformance(Conformance):
             signals.set("go")
             assert first.result() == "value"
         assert signals.count("ran") == 0
+
+    def test_R4_call_that_is_being_packed_never_starts(
+        self, runner: TaskRunner, tmp_path: Path, declared: Declare
+    ) -> None:
+        """A call that is cancelled while its arguments are made ready to be sent never begins."""
+        if runner.capabilities.in_process:
+            declared("in_process: nothing is packed")
+            return
+        with runner:
+            # Many times: a backend may get the word in time, by chance.
+            for number in range(30):
+                signals, packing = Signals(str(tmp_path / str(number))), SlowToPack()
+                Path(signals.directory).mkdir()
+                first = gate.submit(signals)
+                future = note.submit(signals, "ran", [first, packing])
+                signals.set("go")
+                eventually(lambda: packing.begun.is_set() or future.done(), "the call is packed")  # noqa: B023
+                if not packing.begun.is_set():
+                    declared("orders: it was sent before what it needs had ended")
+                    continue
+                try:
+                    assert future.cancel() is True
+                finally:
+                    packing.go.set()
+                assert note.submit(signals, "after").result() == ""
+                assert signals.count("ran") == 0, f"in round {number}"
 
     def test_R4_result_raises_cancelled(self, runner: TaskRunner) -> None:
         """`result` of a cancelled call raises CancelledRun, a concurrent.futures.CancelledError, naming the call."""
