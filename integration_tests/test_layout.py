@@ -61,10 +61,12 @@ FLOORS: Final = (
     "_shipment",
     "_reused",
     "_together",
+    "_bodies",
+    "_remote_scope",
     "worker",
     # What becomes of it.
     "_ending",
-    "_interrupts",
+    "_stopping",
     "_scopes",
     "_circles",
     "_engine",
@@ -99,7 +101,7 @@ FLOORS: Final = (
 
 # What has to climb, and does so when it is called, not when it is loaded: a runner's `with` block opens an engine, and
 # so does a task that submits others where no engine is, in a worker.
-STAIRS: Final = {("runner", "_session"), ("worker", "_nested")}
+STAIRS: Final = {("runner", "_session"), ("_remote_scope", "_nested")}
 
 # What an area may import beside the standard library: always, or only within functions.
 CORE_LIBRARIES: Final = {

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from turnout import _backends, _forwarding, _prints, _serialization, _timers, _waiting, task
+from turnout._bodies import call_async_body, call_body
 from turnout._timers import after
 from turnout.runner import Outcome, OutcomeKind
 from turnout.testing._batches import batched
 from turnout.testing._depot import Depot
-from turnout.worker import call_async_body, call_body, run_batch
+from turnout.worker import run_batch
 
 if TYPE_CHECKING:
     from turnout._context import Scope

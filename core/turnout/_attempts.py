@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ._arguments import replace_arguments
+from ._bodies import call_body
 from ._call import EMPTY, Call
 from ._context import TASK_RUNS, current_scope
 from ._ending import (
@@ -30,14 +31,13 @@ from ._ending import (
 )
 from ._failures import without_own_frames
 from ._future import COMPLETED, Failure, brief, summary
-from ._interrupts import came_late, stop_body
 from ._signals import call_inner
 from ._state import State, StateType
 from ._stop import Stop
+from ._stopping import came_late, stop_body
 from ._timers import after
 from ._waiting import LOCK, delivering, logged
 from .errors import CrashedRun, TaskRunTimeoutError
-from .worker import call_body
 
 __all__ = ["began", "crashed", "execute", "failed", "is_wanted", "succeeded"]
 

@@ -23,10 +23,10 @@ from ._circles import no_circle
 from ._context import TASK_RUNS, Scope
 from ._ending import RUNNING, give_name, run_hooks, settle, start, task_run
 from ._future import CANCELLED, COMPLETED, UPSTREAM_FAILED, Failure, TaskFuture, summary
-from ._interrupts import stop_body
 from ._scopes import FlowScope, calls_around, next_index, remote_around
 from ._signals import INTERRUPTS, stop_inner
 from ._state import State, StateType
+from ._stopping import stop_body
 from ._waiting import LOCK, Away, wait_for_gate
 from .errors import MissingContextError
 from .registry import resolve

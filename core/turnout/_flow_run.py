@@ -18,12 +18,12 @@ from ._context import FLOW_RUNS, current_scope
 from ._ending import run_hooks
 from ._engine import Engine
 from ._future import TaskFuture, summary
-from ._interrupts import end_from_outside, interrupt
 from ._prints import prints_logged
 from ._scopes import FlowScope, next_index
 from ._signals import INTERRUPTS, calls_flow, wait_for, waits
 from ._state import State, StateType
 from ._stop import Stop
+from ._stopping import end_from_outside, interrupt
 from .errors import CancelledRun, FlowRunTimeoutError
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from ._arguments import replace_arguments
 from ._attempts import began, failed, is_wanted, succeeded
+from ._bodies import call_async_body
 from ._context import current_scope
 from ._ending import PENDING, RETRYING, RUNNING, start, trouble_of, value_or_error
 from ._failures import without_own_frames
-from ._interrupts import body_ended
 from ._locks import start_thread
+from ._stopping import body_ended
 from ._waiting import LOCK, delivering
-from .worker import call_async_body
 
 if TYPE_CHECKING:
     import asyncio

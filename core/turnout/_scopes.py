@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ._call import Call
 from ._context import RunContext, Scope, current_tags, seed_of
-from .worker import RemoteScope
+from ._remote_scope import RemoteScope
 
 if TYPE_CHECKING:
     from ._engine import Engine

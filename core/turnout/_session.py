@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ._backends import Backends
 from ._context import current_scope
 from ._engine import Engine
-from ._interrupts import end_from_outside
 from ._signals import INTERRUPTS
+from ._stopping import end_from_outside
 
 if TYPE_CHECKING:
     from .runner import TaskRunner

@@ -14,12 +14,12 @@ from ._context import current_scope
 from ._decorated import Decorated, Delays, exponential_backoff, name_from, not_negative, signature_of
 from ._engine import Engine, no_context
 from ._future import FutureList
-from ._interrupts import end_from_outside
 from ._loops import call_here_async
 from ._map import LazyMap, elements_of
 from ._resources import normalized
 from ._signals import INTERRUPTS
 from ._state import State, StateType
+from ._stopping import end_from_outside
 from .runner import TaskRunner
 
 if TYPE_CHECKING:

@@ -11,20 +11,19 @@ import contextvars
 import sys
 import threading
 import time
-import types
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from . import _forks
 from ._alarms import no_alarm_left
-from ._arguments import arriving, find_futures, replace
-from ._context import RunContext, Scope, current_scope, current_tags, seed_of, set_registered
-from ._failures import TravellingFailure, encode, without_own_frames
+from ._arguments import arriving
+from ._bodies import call_async_body, call_body, loop_of_thread
+from ._context import current_scope, current_tags, set_registered
+from ._failures import TravellingFailure
 from ._forwarding import forwarding
-from ._prints import prints_logged
+from ._remote_scope import RemoteScope, encoded
 from ._reused import is_costly, let_go, take
 from ._serialization import (
-    PLAIN_TYPES,
     Parcel,
     SharedParcel,
     dumps,
@@ -33,18 +32,16 @@ from ._serialization import (
     is_plain,
     load_function,
 )
-from ._shipment import FlowInfo, Job, Kind, Shipment, this_process
-from ._signals import calls_inner
-from ._stop import Stop, Stopper, send
+from ._shipment import Job, Shipment, this_process
+from ._stop import Stop, Stopper
 from ._together import MOST_HELD, Ledger, Teller
 from .errors import SerializationError
 from .runner import Outcome, OutcomeKind
 
 if TYPE_CHECKING:
-    from ._engine import Engine
     from .runner import TaskRunner
 
-__all__ = ["Ledger", "Stopper", "call_body", "run_batch", "run_batch_async", "this_process"]
+__all__ = ["Ledger", "Stopper", "run_batch", "run_batch_async", "this_process"]
 
 Emit = Callable[[Sequence[Outcome]], None]
 
@@ -151,7 +148,7 @@ class _Runs:
                 while is_async[index] and last < len(jobs) and is_async[last]:
                     last += 1
                 if is_async[index]:
-                    _loop().run(self.run_async(range(index, last)))
+                    loop_of_thread().run(self.run_async(range(index, last)))
                 else:
                     self.run_one(index)
                 index = last
@@ -354,7 +351,7 @@ class _Runs:
     def failure(self, index: int, scope: RemoteScope, error: BaseException, begin: float) -> Outcome:
         seconds = time.perf_counter() - begin
         unlooked = scope.end()
-        return Outcome(index, OutcomeKind.FAILURE, _encoded(error, scope.name), seconds, 0, unlooked)
+        return Outcome(index, OutcomeKind.FAILURE, encoded(error, scope.name), seconds, 0, unlooked)
 
 
 def _apart(outcome: Outcome) -> Outcome:
@@ -374,187 +371,3 @@ def _packed(value: Any, scope: RemoteScope) -> tuple[Any, int]:
     except BaseException as error:
         raise explain(value, error, f"The result of task {scope.name!r}", "result") from error
     return parcel, parcel.nbytes
-
-
-def _encoded(error: BaseException, name: str) -> Any:
-    try:
-        return encode(without_own_frames(error), f"task {name!r}")
-    except SerializationError as problem:
-        return encode(problem)
-    except BaseException as problem:
-        return encode(SerializationError(f"What task {name!r} raised can't be packed: {type(problem).__name__}"))
-
-
-class _Loops(threading.local):
-    runner: Any = None
-
-
-_loops: Final = _Loops()
-
-
-def _loop() -> Any:
-    """Return the event loop's runner of this worker thread: one for all batches, as clients of servers expect."""
-    import asyncio
-
-    if _loops.runner is None:
-        _loops.runner = asyncio.Runner()
-    return _loops.runner
-
-
-class RemoteScope:
-    """A call on a worker, as the scope of what it submits."""
-
-    __slots__ = ("_engine", "counters", "index", "job", "kind", "log_prints", "runs")
-
-    def __init__(self, index: int, job: Job, kind: Kind, runs: _Runs) -> None:
-        self.runs = runs
-        self.index = index
-        self.job = job
-        self.kind = kind
-        self.log_prints = kind.log_prints
-        self.counters: MutableMapping[str, Iterator[int]] | None = None
-        self._engine: Engine | None = None
-
-    @property
-    def flow(self) -> FlowInfo:
-        """The flow of the call."""
-        return self.runs.shipment.flows[self.kind.flow]
-
-    @property
-    def engine(self) -> Engine:
-        """The engine for nested calls, made when the first is submitted."""
-        if self._engine is None:
-            # Most tasks submit nothing. They shall not pay for loading an engine.
-            from ._nested import nested_engine
-
-            self._engine = nested_engine(self.flow, self.runs.nested)
-        return self._engine
-
-    @property
-    def name(self) -> str:
-        """The name of the run."""
-        return self.job.name or f"{self.kind.prefix}{self.kind.task_name}-{self.job.number}"
-
-    @property
-    def prefix(self) -> str:
-        """What the names of nested runs begin with."""
-        return f"{self.name}/"
-
-    @property
-    def path(self) -> str:
-        """The place of the call below its root flow."""
-        return f"{self.kind.path}/{self.kind.task_name}-{self.job.number}"
-
-    def describe(self) -> RunContext:
-        """Return what the body may know about itself."""
-        flow, path = self.flow, self.path
-        return RunContext(
-            flow_run_id=flow.id,
-            flow_run_name=flow.name,
-            flow_name=flow.flow_name,
-            task_run_id=f"{flow.run_id}/{path}",
-            task_run_name=self.name,
-            task_name=self.kind.task_name,
-            attempt=self.job.attempt,
-            tags=self.kind.tags,
-            seed=seed_of(path),
-        )
-
-    def asked_to_stop(self) -> bool:
-        """Return whether the batch has been asked to stop."""
-        return self.runs.asked_to_stop()
-
-    def stop_in(self, thread: int) -> Callable[[], None]:
-        """Return what stops the body, which runs in this thread, and what it submitted."""
-
-        def stop() -> None:
-            send(thread, Stop)
-            if self._engine is not None:
-                # The thread may be waiting for one of them.
-                self._engine.cancel_all()
-
-        return stop
-
-    def waiting(self) -> contextlib.AbstractContextManager[object]:
-        """Return a context in which the body waits, and its slot may serve others."""
-        return contextlib.nullcontext() if self.runs.nested is None else self.runs.nested.waiting()
-
-    def end(self) -> tuple[Any, ...]:
-        """Wait for nested calls, and return the failures at which nobody looked."""
-        if self._engine is None:
-            return ()
-        engine, self._engine = self._engine, None
-        engine.join()
-        unlooked = tuple(_encoded(error, self.name) for error in engine.unlooked())
-        engine.close()
-        engine.backends.close()
-        return unlooked
-
-
-# Both halves meet here: what a body is, in the driver's process and in others.
-
-
-@calls_inner
-def call_body(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], scope: Scope) -> Any:
-    """Call a task's function, and make what it returns a value that can travel."""
-    generation = _forks.generation
-    try:
-        if scope.log_prints:
-            with prints_logged():
-                value = _value(function, args, kwargs, scope)
-        else:
-            value = function(*args, **kwargs)
-            if type(value) not in PLAIN_TYPES:
-                value = _finished_value(value, scope)
-    except BaseException as error:
-        _forks.end_in_child(generation, error)
-        raise
-    _forks.end_in_child(generation)
-    return value
-
-
-@calls_inner
-def _value(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], scope: Scope) -> Any:
-    value = function(*args, **kwargs)
-    return value if type(value) in PLAIN_TYPES else _finished_value(value, scope)
-
-
-@calls_inner
-def _finished_value(value: Any, scope: Scope) -> Any:
-    cls = type(value)
-    if cls is types.GeneratorType:
-        value = list(value)
-    elif cls is types.CoroutineType:
-        value = _loop().run(value)
-    return _without_futures(value, scope)
-
-
-async def call_async_body(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], scope: Scope
-) -> Any:
-    """Await a task's async function, or collect what its async generator yields."""
-    generation = _forks.generation
-    try:
-        with prints_logged() if scope.log_prints else contextlib.nullcontext():
-            value = function(*args, **kwargs)
-            value = [item async for item in value] if hasattr(value, "__aiter__") else await value
-        for future in _futures_in(value, scope):
-            await future._over()
-        value = _without_futures(value, scope)
-    except BaseException as error:
-        _forks.end_in_child(generation, error)
-        raise
-    _forks.end_in_child(generation)
-    return value
-
-
-def _futures_in(value: Any, scope: Scope) -> Mapping[Any, bool]:
-    # Only a body that submitted something can have futures of its own to return.
-    return {} if scope.counters is None else find_futures([value]) or {}
-
-
-def _without_futures(value: Any, scope: Scope) -> Any:
-    """Return a body's value with the futures of its nested calls replaced by their results."""
-    if not _futures_in(value, scope):
-        return value
-    return replace(value, lambda future, allowed: future.result())

@@ -156,6 +156,16 @@ def test_nothing_stays_on_the_scheduler(own: DaskTaskRunner) -> None:
         eventually(lambda: on_scheduler(own, held) == (0, 0), "the scheduler holds nothing", 10)
 
 
+def test_a_report_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    with DaskTaskRunner(n_workers=1, performance_report_path=path):
+        assert double.submit(1).result() == 2
+        assert not path.exists()
+    text = path.read_text()
+    assert "</html>" in text
+    assert "double" in text
+
+
 def test_a_report_needs_bokeh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     runner = DaskTaskRunner(n_workers=1, performance_report_path=tmp_path / "report.html")
