@@ -121,8 +121,8 @@ class Nodes:
             # Of these nodes only this machine knows. Else it would depend on a file of the user's whether they
             # understand each other.
             env={**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-            # As docs/ray.md says of head nodes.
-            | {"GRPC_ENABLE_FORK_SUPPORT": "0"}
+            # As docs/ray.md says of head nodes, and of nodes on which tasks wait for tasks.
+            | {"GRPC_ENABLE_FORK_SUPPORT": "0", "RAY_num_workers_soft_limit": "9"}
             | self.environment,
         )
         self.pids.append(int(detached.stdout))

@@ -23,9 +23,12 @@ from turnout import flow, get_run_logger, task
 from turnout.errors import CrashedRun, RunnerStartError, TurnoutError
 from turnout.testing import Signals
 from turnout.testing._batches import batched
+from turnout.testing._bodies import gate, note
 from turnout.testing._footprint import listening
 from turnout.testing._kit import eventually
 from turnout_runners.dask import DaskTaskRunner, get_dask_client
+from turnout_runners.dask._link import Link
+from turnout_runners.dask._wire import News
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("dask: special")]
 
@@ -565,6 +568,40 @@ def test_a_worker_that_comes_late_gets_work(elsewhere: Cluster, tmp_path: Path) 
         signals.set("go")
         assert [future.result() for future in futures] == ["begun"] * 3
         assert runner.slots() == 3
+
+
+def test_a_recall_that_overtakes_the_news_of_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Workers answer by another way than that of the news: that a batch is not there any more must not mean "never"."""
+    take_event, signals = Link._take_event, Signals(str(tmp_path))
+    held: list[Any] = []
+    go = threading.Event()
+
+    def take_late(link: Link, event: Any) -> None:
+        message = event[1]
+        sent = link._open.get(News.unpacked(message).number) if isinstance(message, bytes) else None
+        if sent is not None and sent.is_several and not go.is_set():
+            held.append(event)
+        else:
+            take_event(link, event)
+
+    monkeypatch.setattr(Link, "_take_event", take_late)
+    with batched("most"), DaskTaskRunner(n_workers=1) as runner:
+        first = gate.submit(signals)
+        futures = note.map([signals] * 20, "ran", range(20), wait_for=[first])
+        signals.set("go")
+        link = runner._link
+        assert link is not None
+        eventually(lambda: any(sent.is_several for sent in link._open.values()), "a batch is sent")
+        sent = next(sent for sent in link._open.values() if sent.is_several)
+        signals.wait_count("ran", len(sent.batch.calls))
+        # As long as it waits for an answer from the cluster.
+        assert futures[0].cancel()
+        go.set()
+        for event in held:
+            take_event(link, event)
+        for future in futures:
+            future.wait()
+    assert sorted(map(int, signals.notes("ran"))) == list(range(20))
 
 
 def test_a_lost_scheduler_ends_the_flow(elsewhere: Cluster, tmp_path: Path) -> None:

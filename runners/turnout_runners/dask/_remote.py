@@ -14,7 +14,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from turnout._failures import decode, encode
 from turnout._serialization import Parcel, SharedParcel
@@ -65,18 +65,28 @@ async def same(blob: bytes) -> bytes:
 
 
 async def stop(topic: str, number: int, stops: bool, dask_worker: Any = None) -> bool:
-    """Refuse a batch when it comes; return whether it is here already, and stop it then if ``stops``."""
+    """Refuse a batch when it comes; return whether it is or was here already, and stop it then if ``stops``."""
     return site_of(dask_worker).stop(topic, number, stops)
 
 
 async def recall(topic: str, number: int, dask_worker: Any = None) -> bool:
-    """Let no more calls of a batch begin; return whether it is here already. If not, refuse it when it comes."""
+    """Let no more calls of a batch begin; return whether it is or was here. If not, refuse it when it comes."""
     return site_of(dask_worker).recall(topic, number)
 
 
 async def stop_all(base: str, dask_worker: Any = None) -> None:
     """Ask all bodies of a run to stop, whose driver is gone."""
     site_of(dask_worker).stop_all(base)
+
+
+class Lately(OrderedDict[tuple[str, int], None]):
+    """Batches by topic and number, no more than the last ten thousand."""
+
+    def add(self, key: tuple[str, int]) -> None:
+        """Remember a batch, and forget the oldest if there are too many."""
+        self[key] = None
+        if len(self) > _REMEMBERED:
+            self.popitem(last=False)
 
 
 class Site:
@@ -88,7 +98,9 @@ class Site:
         self.permits = Permits(max(1, worker.state.nthreads))
         # Both belong to the worker's loop.
         self.works: dict[tuple[str, int], Work] = {}
-        self.refused: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self.refused = Lately()
+        # An answer from here may overtake the news of what has ended, and must not deny that it was here.
+        self.ended = Lately()
         self._nested: dict[str, WorkerDaskRunner] = {}
 
     def nested(self, header: Header) -> WorkerDaskRunner:
@@ -101,24 +113,28 @@ class Site:
         return runner
 
     def stop(self, topic: str, number: int, stops: bool) -> bool:
-        """Return whether a batch is here, and stop it if ``stops``; else refuse it when it comes."""
-        work = self.works.get((topic, number))
-        if work is None:
-            self.refused[topic, number] = None
-            if len(self.refused) > _REMEMBERED:
-                self.refused.popitem(last=False)
-            return False
-        if stops:
+        """Return whether a batch is or was here, and stop it if ``stops``; else refuse it when it comes."""
+        work = self._taken(topic, number)
+        if work and stops:
             work.stop()
-        return True
+        return work is not None
 
     def recall(self, topic: str, number: int) -> bool:
-        """Return whether a batch is here, and let no more calls of it begin; else refuse it when it comes."""
-        work = self.works.get((topic, number))
+        """Return whether a batch is or was here, and let no more calls of it begin; else refuse it when it comes."""
+        work = self._taken(topic, number)
+        if work:
+            work.is_recalled = True
+        return work is not None
+
+    def _taken(self, topic: str, number: int) -> Work | Literal[False] | None:
+        """Return a batch that is here, False for one that was; refuse another when it comes."""
+        key = topic, number
+        if key in self.ended:
+            return False
+        work = self.works.get(key)
         if work is None:
-            return self.stop(topic, number, stops=False)
-        work.is_recalled = True
-        return True
+            self.refused.add(key)
+        return work
 
     def stop_all(self, base: str) -> None:
         """Stop all batches of a run."""
@@ -187,6 +203,7 @@ class Work:
             await self._ended
         finally:
             del self.site.works[key]
+            self.site.ended.add(key)
             # Dask must hear of the news before it hears of the end.
             self.site.outbox.flush()
         if self._failure is not None:
