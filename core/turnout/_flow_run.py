@@ -20,7 +20,7 @@ from ._engine import Engine
 from ._future import TaskFuture, summary
 from ._prints import prints_logged
 from ._scopes import FlowScope, next_index
-from ._signals import INTERRUPTS, calls_flow, wait_for, waits
+from ._signals import INTERRUPTS, calls_flow, sleep, wait_for
 from ._state import State, StateType
 from ._stop import Stop
 from ._stopping import end_from_outside, interrupt
@@ -73,7 +73,7 @@ class FlowRun:
                     if delay is None:
                         return self._ended(state)
                     self._say_retrying(state, delay)
-                    _sleep(delay)
+                    sleep(delay)
             finally:
                 self._close()
 
@@ -316,11 +316,6 @@ async def _await(body: Callable[[], Any]) -> Any:
 @calls_flow
 def _go_on(go_on: Callable[[Any], Any], given: Any) -> Any:
     return go_on(given)
-
-
-@waits
-def _sleep(seconds: float) -> None:
-    time.sleep(seconds)
 
 
 @contextlib.contextmanager

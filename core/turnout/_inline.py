@@ -19,7 +19,7 @@ from ._ending import RETRYING, start
 from ._future import COMPLETED
 from ._locks import LOCK, start_thread
 from ._scopes import calls_around
-from ._signals import INTERRUPTS, waits
+from ._signals import INTERRUPTS, acquire
 from .runner import Batch, Capabilities, Host, TaskRunner
 
 __all__ = ["InlineDispatcher"]
@@ -165,12 +165,12 @@ class InlineDispatcher(Dispatcher):
                 thread = threading.Thread(target=self._attempt, args=(call,), name="turnout-timed-call", daemon=True)
                 self._timed = {thread, *filter(threading.Thread.is_alive, self._timed)}
                 start_thread(thread)
-            _wait_at(gate, -1)
+            acquire(gate)
 
     def _pause(self, call: Call, delay: float) -> None:
         with self._watched(call) as gate:
             if call.future._type is RETRYING:
-                _wait_at(gate, max(0.0, delay))
+                acquire(gate, max(0.0, delay))
 
     @contextlib.contextmanager
     def _watched(self, call: Call) -> Iterator[threading.Lock]:
@@ -186,11 +186,6 @@ class InlineDispatcher(Dispatcher):
         finally:
             del self._gates[call]
             call.future._forget(opener)
-
-
-@waits
-def _wait_at(gate: threading.Lock, timeout: float) -> None:
-    gate.acquire(timeout=timeout)
 
 
 def _open(gate: threading.Lock) -> None:

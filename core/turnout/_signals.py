@@ -10,6 +10,8 @@ from __future__ import annotations
 import _thread
 import contextlib
 import enum
+import functools
+import math
 import os
 import signal
 import sys
@@ -22,7 +24,17 @@ from typing import Any, Final, TypeVar
 from ._locks import LOCK, free_in_forks
 from ._stop import Stop, send, take_back
 
-__all__ = ["INTERRUPTS", "call_inner", "calls_flow", "calls_inner", "join", "stop_inner", "wait_for", "waits"]
+__all__ = [
+    "INTERRUPTS",
+    "acquire",
+    "call_inner",
+    "calls_flow",
+    "calls_inner",
+    "join",
+    "sleep",
+    "stop_inner",
+    "wait_for",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
@@ -32,6 +44,8 @@ _PACKAGE: Final = __name__.partition(".")[0]
 _USERS: Final = (f"{_PACKAGE}.cli", f"{_PACKAGE}.testing")
 # How often to look whether an interrupt that had to wait can strike now, in seconds.
 _LOOK_SECONDS: Final = 0.005
+# How long a wait is at most before it looks up, in seconds.
+_PORTION_SECONDS: Final = 1.0
 
 
 class _Place(enum.Enum):
@@ -80,15 +94,57 @@ def waits(function: F) -> F:
 
 
 @waits
+def _in_portions(wait: Callable[[float], bool], seconds: float | None = None) -> bool:
+    """Wait interruptibly, for no longer than a second at a time; return whether what was waited for came in time.
+
+    Of a signal that the system hands to another thread, as it does while one forks, the main one learns when it wakes.
+
+    Parameters
+    ----------
+    wait
+        Waits for some seconds, and returns whether it need not go on.
+    seconds
+        How long to wait, in all; None for ever.
+    """
+    end = math.inf if seconds is None else time.monotonic() + seconds
+    left = math.inf if seconds is None else seconds
+    while not wait(min(left, _PORTION_SECONDS)):
+        left = end - time.monotonic()
+        if left <= 0:
+            return False
+    return True
+
+
 def wait_for(event: threading.Event, seconds: float | None = None) -> bool:
     """Wait for an event, interruptibly; return whether it came in time."""
-    return event.wait(seconds)
+    return _in_portions(event.wait, seconds)
+
+
+def acquire(gate: threading.Lock, seconds: float | None = None) -> bool:
+    """Acquire a lock, interruptibly; return whether that went in time."""
+    return _in_portions(functools.partial(gate.acquire, True), seconds)
+
+
+def join(thread: threading.Thread, seconds: float) -> None:
+    """Wait for the end of a thread, interruptibly."""
+    _in_portions(functools.partial(_joined, thread), seconds)
 
 
 @waits
-def join(thread: threading.Thread, seconds: float) -> None:
-    """Wait for the end of a thread, interruptibly."""
+def _joined(thread: threading.Thread, seconds: float) -> bool:
     thread.join(seconds)
+    return not thread.is_alive()
+
+
+def sleep(seconds: float) -> None:
+    """Sleep, interruptibly."""
+    _in_portions(_slept, seconds)
+
+
+@waits
+def _slept(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
 
 
 @calls_inner

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from ._context import current_scope
 from ._locks import LOCK
-from ._signals import INTERRUPTS, waits
+from ._signals import INTERRUPTS, acquire
 from ._stop import Stop
 from .errors import WouldDeadlockError
 
@@ -87,9 +87,8 @@ class Away(contextlib.ExitStack):
         self.wait: Callable[[threading.Lock, float], bool] = _acquire
 
 
-@waits
 def _acquire(gate: threading.Lock, timeout: float) -> bool:
-    return gate.acquire(timeout=timeout)
+    return acquire(gate, None if timeout < 0 else timeout)
 
 
 class Arrivals(Generic[R]):

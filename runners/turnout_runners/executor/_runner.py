@@ -179,7 +179,7 @@ class _Pool:
         self._guilty: set[Batch] = set()
         # Executors that broke, whose threads and descriptors go when they are shut down.
         self._broken_ones: list[Executor] = []
-        # Guards replacing a broken executor: all that it held find out at once, and one of them does it.
+        # Guards the end, and replacing a broken executor: all that it held find out at once, and one of them does it.
         self._lock = threading.Lock()
         # Notified when it holds a batch less.
         self._changed = threading.Condition(threading.Lock())
@@ -189,8 +189,12 @@ class _Pool:
         self._stopped = False
 
     def submit(self, batch: Batch) -> None:
-        # Known before it is sent: if the executor breaks meanwhile, it is one of those that may have done it.
-        self._futures[batch] = None
+        with self._lock:
+            # Another thread stops this meanwhile: either that is seen here, or the batch is seen there.
+            if self._stopped:
+                raise RunnerStoppedError("The executor runner has been stopped, and takes no more calls.")
+            # Known before it is sent: if the executor breaks, it is one of those that may have done it.
+            self._futures[batch] = None
         if self._cancel_look is None and self._rebuild is not None and not self._in_process:
             self._look_later()
         try:
@@ -221,12 +225,12 @@ class _Pool:
 
     def stop(self) -> None:
         """Shut a pool down that was built here. Bodies that ran out of time and go on are not waited for long."""
-        if self._rebuild is None:
-            return
         with self._lock:
             self._stopped = True
             if self._cancel_look is not None:
                 self._cancel_look()
+        if self._rebuild is None:
+            return
         with self._changed:
             self._changed.wait_for(lambda: not self._futures, _PATIENCE)
             stuck = len(self._futures)
