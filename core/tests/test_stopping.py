@@ -22,6 +22,7 @@ from turnout._stop import Stop, send
 from turnout._timers import after
 from turnout.runner import Batch, Capabilities, Host, Outcome, OutcomeKind, TaskRunner
 from turnout.testing import run_script
+from turnout.testing._depot import Depot
 from turnout.worker import Stopper, run_batch
 
 
@@ -331,3 +332,81 @@ def test_a_thread_that_starts_another_is_stopped_itself() -> None:
         stopper.ask()
         thread.join(10)
         assert not thread.is_alive()
+
+
+class SlowDepot(Depot):
+    """Takes its time when it is given a batch, as a pool does that starts its processes then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrived = threading.Event()
+        self.go = threading.Event()
+
+    def submit(self, batch: Batch) -> None:
+        self.arrived.set()
+        while not self.go.is_set():
+            time.sleep(0.001)
+        super().submit(batch)
+
+
+def test_a_thread_is_not_stopped_while_it_hands_a_call_over() -> None:
+    depot, this = SlowDepot(), threading.get_ident()
+
+    def ask() -> None:
+        send(this, Stop)
+        depot.go.set()
+
+    with depot:
+        asking = when(depot.arrived, ask)
+        with pytest.raises(Stop):
+            answer.submit()
+        asking.join()
+        assert depot.sizes() == [1]
+        # All of its room is there for the next.
+        depot.work(0)
+        future = answer.submit()
+        depot.work(1)
+        assert future.result(0) == 42
+
+
+class AtOnce(TaskRunner):
+    """Runs a call in the thread that submits it."""
+
+    capabilities = Capabilities(in_process=True, cancel="cooperative")
+
+    def start(self, host: Host) -> None:
+        self.host = host
+
+    def slots(self) -> int:
+        return 1
+
+    def submit(self, batch: Batch) -> None:
+        for ready in self.host.execute(batch):
+            self.submit(ready)
+
+    def stop(self) -> None:
+        pass
+
+
+def test_a_body_that_runs_where_it_is_handed_over_is_stopped() -> None:
+    begun, this, seen = threading.Event(), threading.get_ident(), []
+
+    @task
+    def run_on() -> None:
+        begun.set()
+        try:
+            while True:
+                time.sleep(0.001)
+        except Stop:
+            seen.append("stopped")
+
+    with AtOnce():
+        asking = when(begun, lambda: send(this, Stop))
+        run_on.submit().wait()
+        asking.join()
+    assert seen == ["stopped"]
+
+
+@task
+def answer() -> int:
+    return 42

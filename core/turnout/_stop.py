@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import threading
 from collections.abc import Callable, Iterator
+from typing import Final, ParamSpec, TypeVar
 
 from ._locks import LOCK
 
-__all__ = ["Stop", "Stopper", "send", "take_back"]
+__all__ = ["Stop", "Stopper", "outdoors", "send", "sheltered", "take_back"]
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Stop(BaseException):
@@ -59,11 +66,58 @@ class Stopper:
                     take_back()  # type: ignore[unreachable]  # another thread sets it
 
 
+# Threads that hand calls to a backend, and what was sent to them meanwhile.
+_sheltered: Final[set[int]] = set()
+_postponed: Final[dict[int, type[BaseException]]] = {}
+if hasattr(os, "register_at_fork"):
+    # A pool's worker may be forked where a call is handed to the pool, and runs bodies there.
+    os.register_at_fork(after_in_child=lambda: (_sheltered.clear(), _postponed.clear()))
+
+
+def sheltered(function: Callable[P, R]) -> Callable[P, R]:
+    """Keep from the thread what is sent to it in this function; it is raised when that is over. Decorator.
+
+    A body that submits may be asked to stop at any step. If that was while a call is on its way to the backend, the
+    room that it takes there would never be free again, and a pool might have a process of which it doesn't know.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        thread = threading.get_ident()
+        if thread in _sheltered:
+            return function(*args, **kwargs)
+        _sheltered.add(thread)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _sheltered.discard(thread)
+            # After that: who sends something now either sees that, or is seen here.
+            if _postponed and (exception := _postponed.pop(thread, None)) is not None:
+                raise exception
+
+    return call
+
+
+def outdoors(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call what runs a body; it may be stopped as others are, though a backend runs it where it is handed over."""
+    thread = threading.get_ident()
+    if thread not in _sheltered:
+        return function(*args, **kwargs)
+    _sheltered.discard(thread)
+    try:
+        return function(*args, **kwargs)
+    finally:
+        _sheltered.add(thread)
+
+
 def send(thread: int, exception: type[BaseException]) -> None:
-    """Have an exception raised in a thread at its next step in Python code, but not while it holds ``LOCK``."""
+    """Have an exception raised in a thread at its next step in Python code, but neither sheltered nor with ``LOCK``."""
     import ctypes  # a slow import, for something seldom
 
     with LOCK:
+        _postponed[thread] = exception
+        if thread in _sheltered or _postponed.pop(thread, None) is None:
+            return
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(exception))
 
 

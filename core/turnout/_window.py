@@ -17,6 +17,7 @@ from ._future import COMPLETED, Failure
 from ._packing import PackedBatch, pack
 from ._prepared import Prepared
 from ._state import StateType
+from ._stop import outdoors, sheltered
 from ._waiting import LOCK, delivering
 from .runner import Batch, Host, Outcome, OutcomeKind, TaskRunner
 
@@ -100,6 +101,7 @@ class WindowDispatcher(FlightDispatcher):
 
     # Sending
 
+    @sheltered
     def _send(self, *, everything: bool) -> None:
         """Send one batch if there is room, or as many as there is room for."""
         with self._sending:
@@ -125,6 +127,7 @@ class WindowDispatcher(FlightDispatcher):
                 self._submit(batch)
         return bool(calls)
 
+    @sheltered
     def _send_aside(self, call: Call) -> None:
         """Send an async call, for which there is always room."""
         with self._sending:
@@ -408,7 +411,7 @@ class WindowDispatcher(FlightDispatcher):
 
     def _run_here(self, batch: Batch) -> Sequence[Batch]:
         """Execute a call in a thread of the runner."""
-        ready = execute_batch(batch)
+        ready = outdoors(execute_batch, batch)
         # Dependents go to the queue before the room is given away: the earliest call goes first.
         start([call for call in ready if isinstance(call, Call)])
         self._over(batch, batch.calls[0])
