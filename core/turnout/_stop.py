@@ -71,7 +71,8 @@ _sheltered: Final[set[int]] = set()
 _postponed: Final[dict[int, type[BaseException]]] = {}
 if hasattr(os, "register_at_fork"):
     # A pool's worker may be forked where a call is handed to the pool, and runs bodies there.
-    os.register_at_fork(after_in_child=lambda: (_sheltered.clear(), _postponed.clear()))
+    os.register_at_fork(after_in_child=_sheltered.clear)
+    os.register_at_fork(after_in_child=_postponed.clear)
 
 
 def sheltered(function: Callable[P, R]) -> Callable[P, R]:

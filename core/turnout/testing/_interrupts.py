@@ -458,10 +458,11 @@ def main():
 _STUBBORN: Final = """
 @task
 def resist():
-    signals.set("begun")
-    while not signals.is_set("go"):
+    while True:
         try:
+            signals.set("begun")
             signals.wait("go")
+            break
         except BaseException:
             signals.set("ending")
     signals.set("ended")

@@ -87,10 +87,12 @@ def until_stopped(signals: Signals) -> str:
 def stubborn(signals: Signals) -> str:
     """Set "begun" and wait for "go", whatever is done to the thread, as C code does."""
     signals.note("pid", str(os.getpid()))
-    signals.set("begun")
-    while not signals.is_set("go"):
+    while True:
+        # "begun" in here: who waits for it may have the body stopped before it comes to the next line.
         with contextlib.suppress(BaseException):
+            signals.set("begun")
             signals.wait("go")
+            break
     signals.set("ended")
     return "went on"
 

@@ -17,7 +17,7 @@ from turnout._serialization import Parcel
 from turnout.errors import RunnerOptionError, RunnerStoppedError
 from turnout.runner import Batch, Host, Outcome, OutcomeKind, Stored, TaskRunner
 
-from . import _remote
+from ._asking import Asking
 from ._journal import entries, journal_path
 from ._orders import Orders
 from ._placement import Placement, Worker, checked_options, place, why_nowhere
@@ -85,6 +85,7 @@ class Link:
         self._terms = terms
         self._orders = Orders(client, uuid.uuid4().hex[:16], terms.base, terms.journal, is_nested=terms.is_nested)
         self._topic = self._orders.topic
+        self._asking = Asking(client, self._topic)
         self._comm = client.scheduler_comm
         # Guards what follows.
         self._lock = threading.Lock()
@@ -222,32 +223,30 @@ class Link:
         if stops and sent.future is not None:
             # The shortest way to a worker that has not begun it. Dask tells no more of it from then on.
             sent.future.release()
-        # In its loop the client waits for no answer.
-        self.client.loop.add_callback(self._ask_to_stop, sent, stops)
 
-    async def _ask_to_stop(self, sent: Sent, stops: bool) -> None:
-        answers: Mapping[str, Any] = {}
-        with contextlib.suppress(Exception):
-            answers = await self.client.run(_remote.stop, self._topic, sent.number, stops, on_error="ignore")
-        sent.stops_on = frozenset(worker for worker, has_it in answers.items() if has_it)
-        if not sent.stops_on:
-            # No worker has it, and none will begin it.
-            self._news.put(lambda: self._report(sent, sent.rest(OutcomeKind.RETURNED)))
+        def answered(have_it: frozenset[str], _: bool) -> None:
+            sent.stops_on = have_it
+            if not have_it:
+                self._give_back(sent)
+
+        self._asking.ask(sent.number, "stop" if stops else "refuse", answered)
 
     def recall(self, batch: Batch) -> None:
         """Have those calls of a batch given back that have not begun."""
         with self._lock:
             sent = self._open.get(self._numbers.get(batch, 0))
-        if sent is not None and not sent.is_recalled:
-            self.client.loop.add_callback(self._ask_for_rest, sent)
+        if sent is None or sent.is_recalled:
+            return
 
-    async def _ask_for_rest(self, sent: Sent) -> None:
-        answers: Mapping[str, Any] = {}
-        with contextlib.suppress(Exception):
-            answers = await self.client.run(_remote.recall, self._topic, sent.number, on_error="ignore")
-        if answers and not any(answers.values()):
-            # No worker has it, and none will begin it.
-            self._news.put(lambda: self._report(sent, sent.rest(OutcomeKind.RETURNED)))
+        def answered(have_it: frozenset[str], is_answer: bool) -> None:
+            if is_answer and not have_it:
+                self._give_back(sent)
+
+        self._asking.ask(sent.number, "recall", answered)
+
+    def _give_back(self, sent: Sent) -> None:
+        """Take note that no worker has a batch, and none will begin it."""
+        self._news.put(lambda: self._report(sent, sent.rest(OutcomeKind.RETURNED)))
 
     # News
 

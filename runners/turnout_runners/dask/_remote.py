@@ -14,7 +14,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from turnout._failures import decode, encode
 from turnout._serialization import Parcel, SharedParcel
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ._nested import WorkerDaskRunner
 
-__all__ = ["current_work", "recall", "run", "same", "stop", "stop_all"]
+__all__ = ["What", "ask", "current_work", "run", "same", "stop_all"]
 
 # How long a body that is asked to stop keeps its slot, in seconds.
 _GRACE: Final = 0.2
@@ -64,14 +64,14 @@ async def same(blob: bytes) -> bytes:
     return blob
 
 
-async def stop(topic: str, number: int, stops: bool, dask_worker: Any = None) -> bool:
-    """Refuse a batch when it comes; return whether it is or was here already, and stop it then if ``stops``."""
-    return site_of(dask_worker).stop(topic, number, stops)
+What: TypeAlias = Literal["refuse", "stop", "recall"]
+"""What is asked about a batch: not to begin it, and if it is here already, nothing, to stop it, or to begin no more."""
 
 
-async def recall(topic: str, number: int, dask_worker: Any = None) -> bool:
-    """Let no more calls of a batch begin; return whether it is or was here. If not, refuse it when it comes."""
-    return site_of(dask_worker).recall(topic, number)
+async def ask(topic: str, wishes: Sequence[tuple[int, What]], dask_worker: Any = None) -> list[bool]:
+    """Do what is asked about batches, in order; return of each whether it is or was here."""
+    site = site_of(dask_worker)
+    return [site.ask(topic, number, what) for number, what in wishes]
 
 
 async def stop_all(base: str, dask_worker: Any = None) -> None:
@@ -112,29 +112,18 @@ class Site:
             runner = self._nested[header.base] = WorkerDaskRunner(self.worker, header.base, header.journal)
         return runner
 
-    def stop(self, topic: str, number: int, stops: bool) -> bool:
-        """Return whether a batch is or was here, and stop it if ``stops``; else refuse it when it comes."""
-        work = self._taken(topic, number)
-        if work and stops:
-            work.stop()
-        return work is not None
-
-    def recall(self, topic: str, number: int) -> bool:
-        """Return whether a batch is or was here, and let no more calls of it begin; else refuse it when it comes."""
-        work = self._taken(topic, number)
-        if work:
-            work.is_recalled = True
-        return work is not None
-
-    def _taken(self, topic: str, number: int) -> Work | Literal[False] | None:
-        """Return a batch that is here, False for one that was; refuse another when it comes."""
+    def ask(self, topic: str, number: int, what: What) -> bool:
+        """Do what is asked about a batch, or refuse it when it comes; return whether it is or was here."""
         key = topic, number
-        if key in self.ended:
-            return False
         work = self.works.get(key)
-        if work is None:
+        if work is None and key not in self.ended:
             self.refused.add(key)
-        return work
+            return False
+        if work is not None and what == "stop":
+            work.stop()
+        elif work is not None and what == "recall":
+            work.is_recalled = True
+        return True
 
     def stop_all(self, base: str) -> None:
         """Stop all batches of a run."""
