@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 import pickle
 import subprocess
@@ -9,7 +11,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,12 @@ from turnout.errors import RunnerOptionError, RunnerStartError
 from turnout.registry import resolve
 from turnout.runner import Batch, Outcome, OutcomeKind
 from turnout_runners.dask import DaskTaskRunner, get_dask_client
+from turnout_runners.dask._asking import Asking
 from turnout_runners.dask._clusters import check_cluster_versions, is_beyond_this_machine
 from turnout_runners.dask._journal import Journal, entries, journal_path
 from turnout_runners.dask._placement import Worker, checked_options, place, why_nowhere
 from turnout_runners.dask._quiet import only_warnings
+from turnout_runners.dask._remote import What
 from turnout_runners.dask._sent import Sent, verdicts
 from turnout_runners.dask._threads import Permits, run_in_thread
 from turnout_runners.dask._wire import News, Stays, key_of, number_of
@@ -464,3 +468,78 @@ def test_a_cluster_that_is_not_reached_hides_secrets(scheme: str, caplog: pytest
     assert "***@192.0.2.1" in shown
     assert "open-sesame" not in shown
     assert "open-sesame" not in "".join(r.getMessage() for r in caplog.records if r.name.startswith("turnout"))
+
+
+# What workers are asked
+
+
+class Asked:
+    """A client whose only worker has batch 1, and answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.loop = self
+        self.messages: list[list[tuple[int, str]]] = []
+        self.answers: list[asyncio.Future[None]] = []
+
+    def add_callback(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = asyncio.ensure_future(function())
+        task.add_done_callback(lambda _: None)
+
+    async def run(
+        self, function: object, topic: str, wishes: list[tuple[int, str]], *, on_error: str
+    ) -> dict[str, list[bool]]:
+        self.messages.append(wishes)
+        self.answers.append(asyncio.get_running_loop().create_future())
+        await self.answers[-1]
+        return {"tcp://one": [number == 1 for number, _ in wishes]}
+
+
+async def rounds_of_loop() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_what_workers_are_asked_keeps_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    # However slow the machine is, the first answer is waited for.
+    monkeypatch.setattr("turnout_runners.dask._asking._PATIENCE", 60.0)
+
+    async def main() -> None:
+        client = Asked()
+        answers: dict[int, frozenset[str]] = {}
+
+        def take(number: int, have_it: frozenset[str], is_answer: bool) -> None:
+            assert is_answer
+            answers[number] = have_it
+
+        asking = Asking(client, "topic")
+        whats: list[tuple[int, What]] = [(3, "refuse"), (2, "recall"), (1, "stop")]
+        for number, what in whats:
+            asking.ask(number, what, functools.partial(take, number))
+            await rounds_of_loop()
+        assert client.messages == [whats[:1]]
+        client.answers[0].set_result(None)
+        await rounds_of_loop()
+        assert client.messages == [whats[:1], whats[1:]]
+        client.answers[1].set_result(None)
+        await rounds_of_loop()
+        assert answers == {3: frozenset(), 2: frozenset(), 1: frozenset({"tcp://one"})}
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_stands_still_does_not_keep_others_from_being_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("turnout_runners.dask._asking._PATIENCE", 0.0)
+
+    async def main() -> None:
+        client = Asked()
+        asking = Asking(client, "topic")
+        for number in (2, 1):
+            asking.ask(number, "stop", lambda have_it, is_answer: None)
+        while len(client.messages) < 2:
+            await rounds_of_loop()
+            asking.ask(3, "stop", lambda have_it, is_answer: None)
+        assert client.messages[0] == [(2, "stop"), (1, "stop")]
+        for answer in client.answers:
+            answer.cancel()
+
+    asyncio.run(main())
