@@ -56,8 +56,9 @@ class Dispatcher(abc.ABC):
         if self.runner is not None:
             self.runner.cancel(call)
 
-    def await_return(self, call: Call) -> None:  # noqa: B027 - most have it back at once
-        """Wait for a moment until a cancelled call that had been sent can't begin any more."""
+    def may_begin(self, call: Call) -> bool:
+        """Return whether a cancelled call has been sent, and may still begin until the word reaches its worker."""
+        return False
 
     def waiting(self, scope: Call) -> contextlib.AbstractContextManager[object]:
         """Return a context in which the body of a call waits and others use its slot."""

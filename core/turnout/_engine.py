@@ -27,7 +27,7 @@ from ._scopes import FlowScope, calls_around, next_index, remote_around
 from ._signals import INTERRUPTS, stop_inner
 from ._state import State, StateType
 from ._stopping import stop_body
-from ._waiting import LOCK, Away, wait_for_gate
+from ._waiting import LOCK, Away, is_delivering, wait_for_gate
 from .errors import MissingContextError
 from .registry import resolve
 
@@ -44,12 +44,27 @@ __all__ = ["Engine", "nested_home", "no_context"]
 
 # After Ctrl-C, or when its time is up, a flow waits this long for bodies that can't be stopped, in seconds.
 _PATIENCE: Final = 3.0
+# How long a cancel waits for calls to come back that were sent, and how often it looks, in seconds.
+_RETURN_PATIENCE: Final = 0.5
+_RETURN_STEP: Final = 0.0005
 
 FAILURES: Final = (StateType.FAILED, StateType.TIMED_OUT, StateType.CRASHED)
 
 
 # Calls are numbered in order of submission, over all flows of the process: runners that are shared go by it.
 _numbers: Final = itertools.count()
+
+
+def _await_returns(calls: Sequence[Call]) -> None:
+    """Wait for a moment until cancelled calls can't begin any more.
+
+    They had not begun, as far as was known, but those that were sent may until the word reaches their workers. That
+    takes some milliseconds on a cluster; one that has begun meanwhile is stopped as a running one is.
+    """
+    deadline = time.monotonic() + _RETURN_PATIENCE
+    for call in calls:
+        while call.dispatcher.may_begin(call) and not is_delivering() and time.monotonic() < deadline:
+            time.sleep(_RETURN_STEP)
 
 
 def _was_stopped(call: Call) -> bool:
@@ -303,18 +318,20 @@ class Engine:
         for other in nested:
             self.cancel(other)
         if waits and not running:
-            call.dispatcher.await_return(call)
+            _await_returns([call])
         return True
 
-    def cancel_all(self) -> None:
-        """Cancel every open call, and every one that is still submitted."""
+    def cancel_all(self) -> list[Call]:
+        """Cancel every open call, and every one that is still submitted; return those that had not begun."""
         with LOCK:
             # Under the lock: what is found running below sees it when it would be tried again.
             self.cancelling = True
             calls = list(self.open)
+            waiting = [call for call in calls if call.future._type is not RUNNING]
         # Last first: then nothing is started only to be cancelled.
         for call in reversed(calls):
             self.cancel(call, waits=False)
+        return waiting
 
     def wind_up(self, error: BaseException, *, is_late: bool = False) -> BaseException:
         """Cancel what is open and wait for it; return what the body's error has become: a later Ctrl-C wins.
@@ -330,9 +347,10 @@ class Engine:
             is_hasty = is_late or not isinstance(error, Exception)
             INTERRUPTS.ends(error)
             try:
-                self.cancel_all()
+                waiting = self.cancel_all()
                 if INTERRUPTS.is_ending:
                     stop_inner()
+                _await_returns(waiting)
                 self.join(self.patience() if is_hasty else None)
             except KeyboardInterrupt as interrupt:
                 if is_hasty:
@@ -349,9 +367,10 @@ class Engine:
             is_hasty = is_late or not isinstance(error, Exception)
             INTERRUPTS.ends(error)
             try:
-                self.cancel_all()
+                waiting = self.cancel_all()
                 if INTERRUPTS.is_ending:
                     stop_inner()
+                _await_returns(waiting)
                 await self.join_async(self.patience() if is_hasty else None)
             except (asyncio.CancelledError, KeyboardInterrupt) as interrupt:
                 if is_hasty:

@@ -24,7 +24,7 @@ from ._packing import PackedBatch
 from ._prepared import Prepared, PreparedBatches
 from ._serialization import Parcel, explain_load
 from ._shared import SharedArguments
-from ._waiting import LOCK, delivering, is_delivering, logged
+from ._waiting import LOCK, delivering, logged
 from .runner import Batch, Outcome, OutcomeKind, Stored, TaskRunner
 
 __all__ = ["FlightDispatcher"]
@@ -32,10 +32,6 @@ __all__ = ["FlightDispatcher"]
 # Results up to this many bytes are unpacked when they arrive, so that one which can't be is a failure of its call.
 # Larger ones stay packed until somebody asks: most go straight on to another worker.
 _SMALL: Final = 64 * 1024
-
-# How long a cancel waits for a call to come back that was sent, and how often it looks, in seconds.
-_RETURN_PATIENCE: Final = 0.5
-_RETURN_STEP: Final = 0.0005
 
 
 class FlightDispatcher(Dispatcher):
@@ -98,12 +94,8 @@ class FlightDispatcher(Dispatcher):
         elif batch is not None:
             self._backend.cancel(batch)
 
-    def await_return(self, call: Call) -> None:
-        # It had not begun, as far as was known, but may begin until the word reaches its worker. That takes some
-        # milliseconds on a cluster; if it has begun meanwhile, it is stopped as a running one is.
-        deadline = time.monotonic() + _RETURN_PATIENCE
-        while call in self._sent and not is_delivering() and time.monotonic() < deadline:
-            time.sleep(_RETURN_STEP)
+    def may_begin(self, call: Call) -> bool:
+        return call in self._sent
 
     def _abandon_some(self, batch: PackedBatch) -> None:
         """Stop a batch if all that is left of it is not wanted any more; else have the runner give back what waits."""
