@@ -21,7 +21,10 @@ from turnout import flow, get_run_logger, task
 from turnout.errors import CrashedRun, RunnerStartError
 from turnout.testing import Signals
 from turnout.testing._batches import batched
+from turnout.testing._kit import eventually
+from turnout.testing._open_calls import alive, until_stopped
 from turnout_runners.ray import RayTaskRunner
+from turnout_runners.ray._post import Post
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray")]
 
@@ -481,6 +484,28 @@ def test_a_body_sees_no_signal_when_others_of_its_batch_are_cancelled(runner: Ra
         assert future.cancelled() or future.result() == number
     ran = signals.notes("ran")
     assert len(ran) == len(set(ran)), "none ran twice"
+
+
+def test_a_cancel_that_ray_loses_is_asked_for_again(
+    runner: RayTaskRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    signals, cancel = Signals(str(tmp_path)), Post.cancel
+    lost: list[bool] = []
+
+    def lose_two(post: Post, reference: Any, *, force: bool) -> None:
+        if len(lost) < 2:
+            lost.append(force)
+        else:
+            cancel(post, reference, force=force)
+
+    monkeypatch.setattr(Post, "cancel", lose_two)
+    with runner:
+        future = until_stopped.submit(signals)
+        signals.wait("begun")
+        assert future.cancel()
+        pid = int(signals.notes("pid")[0])
+        eventually(lambda: not alive(pid), "the worker of the body is gone", 20)
+    assert lost == [False, True]
 
 
 def test_a_cancel_that_comes_too_late_hits_no_others(

@@ -46,6 +46,8 @@ _SILENCE: Final = 2.0
 # How long a cancelled batch has to end by itself before its worker is ended, in seconds: short calls do. Ray takes some
 # milliseconds to end a worker, and if the task is over meanwhile, that hits the next one, which is not to blame.
 _GRACE: Final = 0.05
+# How long it may take after that until it is asked for again, in seconds.
+_AGAIN: Final = 2.0
 # How long stopping waits for batches that were cancelled, in seconds.
 _STOP_PATIENCE: Final = 5.0
 
@@ -168,9 +170,12 @@ class Pump:
         # Under the lock: stopping waits for what is under way, and Ray must not be asked afterwards.
         with self._changed:
             entry = self._by_number.get(number)
-            if entry is not None and not entry.is_over:
-                self._post.cancel(entry.sent.outcomes, force=True)
+            if entry is None or entry.is_over:
+                return
+            self._post.cancel(entry.sent.outcomes, force=True)
             del entry
+        # As often as it takes: what is asked of Ray may be lost with whoever it was on its way to.
+        after(_AGAIN, functools.partial(self._kill, number))
 
     def recall(self, batch: Batch) -> None:
         """Have those calls of a batch given back that have not begun."""
