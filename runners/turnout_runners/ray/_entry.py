@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from turnout.runner import Batch, Outcome, OutcomeKind, Stored, TaskRunner
@@ -39,6 +39,7 @@ class Entry:
         "_parts",
         "_since",
         "_was_taken_back",
+        "ask_no_more",
         "batch",
         "is_asked_for_rest",
         "is_cancelled",
@@ -54,6 +55,8 @@ class Entry:
         self.number = number
         self.sent = sent
         self.is_cancelled = False
+        # Ends the timer that would have its worker's end asked for once more.
+        self.ask_no_more: Callable[[], object] = _nothing
         # Asked back, because a node was lost, and it may be on its way to that node.
         self.is_recalled = False
         # Asked for what has not begun of it; all of it, if Ray says that it was cancelled.
@@ -141,6 +144,10 @@ class Entry:
         if not isinstance(outcome.data, Left):
             return outcome
         return outcome._replace(data=Stored(runner, (self.sent.values, outcome.index), outcome.data.nbytes))
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def for_each(batch: Batch, kind: OutcomeKind, data: Any = None) -> list[Outcome]:

@@ -173,9 +173,9 @@ class Pump:
             if entry is None or entry.is_over:
                 return
             self._post.cancel(entry.sent.outcomes, force=True)
+            # As often as it takes: what is asked of Ray may be lost with whoever it was on its way to.
+            entry.ask_no_more = after(_AGAIN, functools.partial(self._kill, number))
             del entry
-        # As often as it takes: what is asked of Ray may be lost with whoever it was on its way to.
-        after(_AGAIN, functools.partial(self._kill, number))
 
     def recall(self, batch: Batch) -> None:
         """Have those calls of a batch given back that have not begun."""
@@ -219,6 +219,8 @@ class Pump:
         if self._thread is not threading.current_thread():
             self._thread.join()
         with self._changed:
+            for entry in self._by_number.values():
+                entry.ask_no_more()
             self._by_number.clear()
         _pumps.discard(self)
         if self._lost is None:
@@ -373,6 +375,7 @@ class Pump:
                 del self._entries[entry.sent.outcomes]
                 del self._by_number[entry.number]
                 self._by_batch.pop(entry.batch, None)
+                entry.ask_no_more()
         if ended:
             self._refill()
 
@@ -400,6 +403,8 @@ class Pump:
         with self._changed:
             entries = list(self._entries.values())
             queued = [batch for _, _, batch in self._queue]
+            for entry in entries:
+                entry.ask_no_more()
             self._entries.clear()
             self._by_batch.clear()
             self._by_number.clear()
