@@ -410,3 +410,31 @@ def test_a_body_that_runs_where_it_is_handed_over_is_stopped() -> None:
 @task
 def answer() -> int:
     return 42
+
+
+def test_an_event_loop_goes_on_while_a_flow_waits_for_what_was_sent() -> None:
+    ticks, at_end_of_body = 0, 0
+
+    @flow(task_runner=Depot())
+    async def main() -> None:
+        nonlocal at_end_of_body
+        answer.submit()
+        at_end_of_body = ticks
+        raise LookupError
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0)
+
+    async def drive() -> None:
+        ticking = asyncio.create_task(tick())
+        await asyncio.sleep(0)
+        with pytest.raises(LookupError):
+            await main()
+        ticking.cancel()
+
+    asyncio.run(drive())
+    # The depot gives nothing back, so that is waited for in vain; a loop that is blocked turns a few times.
+    assert ticks - at_end_of_body > 50

@@ -13,7 +13,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,8 +55,8 @@ FAILURES: Final = (StateType.FAILED, StateType.TIMED_OUT, StateType.CRASHED)
 _numbers: Final = itertools.count()
 
 
-def _await_returns(calls: Sequence[Call]) -> None:
-    """Wait for a moment until cancelled calls can't begin any more.
+def _returns(calls: Sequence[Call]) -> Iterator[None]:
+    """Yield each time somebody who waits for cancelled calls has to look again; end when they can't begin any more.
 
     They had not begun, as far as was known, but those that were sent may until the word reaches their workers. That
     takes some milliseconds on a cluster; one that has begun meanwhile is stopped as a running one is.
@@ -64,7 +64,12 @@ def _await_returns(calls: Sequence[Call]) -> None:
     deadline = time.monotonic() + _RETURN_PATIENCE
     for call in calls:
         while call.dispatcher.may_begin(call) and not is_delivering() and time.monotonic() < deadline:
-            time.sleep(_RETURN_STEP)
+            yield
+
+
+def _await_returns(calls: Sequence[Call]) -> None:
+    for _ in _returns(calls):
+        time.sleep(_RETURN_STEP)
 
 
 def _was_stopped(call: Call) -> bool:
@@ -370,7 +375,8 @@ class Engine:
                 waiting = self.cancel_all()
                 if INTERRUPTS.is_ending:
                     stop_inner()
-                _await_returns(waiting)
+                for _ in _returns(waiting):
+                    await asyncio.sleep(_RETURN_STEP)
                 await self.join_async(self.patience() if is_hasty else None)
             except (asyncio.CancelledError, KeyboardInterrupt) as interrupt:
                 if is_hasty:

@@ -149,6 +149,9 @@ class Pump:
         with self._changed:
             entry = self._by_batch.get(batch)
             was_queued = self._unqueued(batch)
+            if entry is not None and entry.is_cancelled:
+                # Its end is asked for already, as often as it takes.
+                return True
             if entry is not None:
                 entry.is_cancelled = True
             elif not was_queued and self._sending:
