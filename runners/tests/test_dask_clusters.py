@@ -161,7 +161,7 @@ def test_nothing_stays_on_the_scheduler(own: DaskTaskRunner) -> None:
 
 @pytest.mark.timeout(240)
 def test_a_report_is_written(tmp_path: Path) -> None:
-    # Elsewhere than among the tools of all tests: with Bokeh a scheduler keeps a diary, and takes twice as long.
+    # Not among the tools of all tests: with what it needs it is larger than all of them, for this one file.
     place, path = tmp_path / "bokeh", tmp_path / "report.html"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(place)]
     subprocess.run([*pip, "bokeh"], check=True, timeout=180)
