@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -119,6 +121,54 @@ def test_settings_of_dask_are_as_before(own: DaskTaskRunner) -> None:
     assert dask.config.get("distributed.worker.daemon") is True
     assert dask.config.get("distributed.scheduler.allowed-failures") == 3
     assert multiprocessing.spawn.get_preparation_data.__module__ == "multiprocessing.spawn"
+
+
+def test_settings_of_dask_are_as_before_though_several_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    import dask.config
+
+    from turnout_runners.dask import _own
+
+    before = dask.config.get("distributed.worker.daemon"), dask.config.get("temporary-directory")
+    begun, end = threading.Event(), threading.Event()
+
+    def restart() -> None:
+        with _own._settings(), _own._starting_workers():
+            begun.set()
+            end.wait()
+
+    restarting = threading.Thread(target=restart)
+    restarting.start()
+    begun.wait()
+
+    def make(**settings: Any) -> None:
+        # A worker of another cluster, which was being started, is up.
+        end.set()
+        restarting.join()
+        assert dask.config.get("distributed.worker.daemon") is False
+
+    monkeypatch.setattr(_own, "_Cluster", make)
+    cluster = _own.OwnCluster(1, 1, None, {})
+    shutil.rmtree(cluster.directory)
+    assert (dask.config.get("distributed.worker.daemon"), dask.config.get("temporary-directory")) == before
+
+
+def test_a_crash_is_not_explained_by_an_earlier_worker_with_the_same_address() -> None:
+    @task(crash_retries=0)
+    def end() -> None:
+        os._exit(3)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    def workers(dask_scheduler: Any) -> list[str]:
+        return [worker.server_id for worker in dask_scheduler.workers.values()]
+
+    with DaskTaskRunner(n_workers=1, cluster_kwargs={"worker_port": port}) as runner:
+        pid = task(os.getpid).submit().result()
+        before = on_scheduler(runner, workers)
+        # It does nothing, so that nobody asks of what it dies.
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: on_scheduler(runner, workers) not in (before, []))
+        assert f":{port} ended with exit code 3" in str(end.submit().exception())
 
 
 def test_tasks_may_use_multiprocessing(own: DaskTaskRunner) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import multiprocessing.spawn
 import os
@@ -24,12 +25,10 @@ __all__ = ["OwnCluster", "cause_of", "end_workers_being_started"]
 # By what Dask names the processes of workers, ours among them.
 _PROCESS_NAME: Final = "Dask Worker process (from Nanny)"
 _MAIN: Final = ("init_main_from_path", "init_main_from_name")
-_WORKER_SETTINGS: Final = {
+_SETTINGS: Final = {
     # Tasks may use multiprocessing.
     "distributed.worker.daemon": False,
     "distributed.worker.multiprocessing-method": "spawn",
-}
-_SCHEDULER_SETTINGS: Final = {
     # The first death counts: how often a call is run again, the engine decides.
     "distributed.scheduler.allowed-failures": 0,
     # Otherwise a worker that ends a tiny task waits for the network before it gets the next.
@@ -77,7 +76,8 @@ class OwnCluster:
         try:
             # Dask would leave a directory behind.
             scratch = {"temporary-directory": self.directory}
-            with dask.config.set(_WORKER_SETTINGS | _SCHEDULER_SETTINGS | scratch):
+            # One cluster after the other, or one would put back the other's folder.
+            with _making, dask.config.set(scratch), _settings():
                 make: Callable[..., Any] = _Cluster
                 self.cluster = make(**settings)
         except BaseException:
@@ -106,18 +106,22 @@ class _Nanny(Nanny):
 
     async def instantiate(self) -> Any:
         _being_started.add(self)
+        self._start = _exits.next_start()
         try:
-            with _starting_workers():
+            with _settings(), _starting_workers():
                 return await super().instantiate()
         finally:
             _being_started.discard(self)
+            if self.worker_address is not None:
+                _exits.forget_before(self.worker_address, self._start)
 
     def _on_worker_exit_sync(self, exitcode: int) -> None:
         if self.worker_address is not None:
-            _exits.note(self.worker_address, exitcode)
+            _exits.note(self.worker_address, self._start, exitcode)
         super()._on_worker_exit_sync(exitcode)  # type: ignore[no-untyped-call]
 
 
+_making: Final = threading.Lock()
 _being_started: Final[set[_Nanny]] = set()
 
 
@@ -134,22 +138,34 @@ def end_workers_being_started() -> None:
 
 
 class _Exits:
-    """The exit codes of worker processes, by address."""
+    """The exit codes of worker processes, by address. Addresses are used again, by workers that start later."""
 
     def __init__(self) -> None:
-        self._codes: dict[str, int | None] = {}
+        self._codes: dict[str, tuple[int, int | None]] = {}
+        self._starts = itertools.count()
         self._changed = threading.Condition()
 
-    def note(self, address: str, code: int | None) -> None:
+    def next_start(self) -> int:
+        """Return a number for a worker that is about to start, higher than all before."""
+        return next(self._starts)
+
+    def note(self, address: str, start: int, code: int | None) -> None:
+        """Take note of the exit code of a worker."""
         with self._changed:
-            self._codes[address] = code
+            self._codes[address] = (start, code)
             self._changed.notify_all()
+
+    def forget_before(self, address: str, start: int) -> None:
+        """Forget those that had an address before the worker with this number."""
+        with self._changed:
+            if self._codes.get(address, (start,))[0] < start:
+                del self._codes[address]
 
     def wait_for(self, address: str) -> int | None:
         """Return the exit code of a worker that is dying, or None if it can't be had."""
         with self._changed:
             self._changed.wait_for(lambda: address in self._codes, _PATIENCE)
-            return self._codes.pop(address, None)
+            return self._codes.pop(address, (0, None))[1]
 
 
 _exits: Final = _Exits()
@@ -172,10 +188,30 @@ def _signal_name(number: int) -> str:
         return "unknown"
 
 
-_starting: Final = threading.Lock()
+# Guards what follows. Clusters and workers start side by side: whoever comes first changes what belongs to the whole
+# process, and whoever goes last puts back what was there before.
+_lending: Final = threading.Lock()
+_settings_count = 0
+_settings_before: Any = None
 _starting_count = 0
-_settings: Any = None
 _original: Any = None
+
+
+@contextlib.contextmanager
+def _settings() -> Iterator[None]:
+    """Have Dask's settings as our clusters and their workers need them."""
+    global _settings_count, _settings_before
+    with _lending:
+        if not _settings_count:
+            _settings_before = dask.config.set(_SETTINGS)
+        _settings_count += 1
+    try:
+        yield
+    finally:
+        with _lending:
+            _settings_count -= 1
+            if not _settings_count:
+                _settings_before.__exit__(None, None, None)
 
 
 @contextlib.contextmanager
@@ -183,23 +219,21 @@ def _starting_workers() -> Iterator[None]:
     """Let worker processes of Dask start without importing the driver's main module again.
 
     That import would run a script's flow in each worker. They don't need it: what is defined there travels by value.
-    Other processes that are started meanwhile are left alone. Counted, because several workers start side by side.
+    Other processes that are started meanwhile are left alone.
     """
-    global _starting_count, _settings, _original
-    with _starting:
+    global _starting_count, _original
+    with _lending:
         if not _starting_count:
             _original = multiprocessing.spawn.get_preparation_data
             multiprocessing.spawn.get_preparation_data = _without_main
-            _settings = dask.config.set(_WORKER_SETTINGS)
         _starting_count += 1
     try:
         yield
     finally:
-        with _starting:
+        with _lending:
             _starting_count -= 1
             if not _starting_count:
                 multiprocessing.spawn.get_preparation_data = _original
-                _settings.__exit__(None, None, None)
 
 
 def _without_main(name: str) -> dict[str, Any]:
