@@ -82,6 +82,38 @@ def test_together_they_are_no_more_work_than_allowed() -> None:
         depot.work_off(1)
 
 
+class Far(Depot):
+    """A backend whose workers wait for long when nothing is sent ahead."""
+
+    capabilities = Capabilities(streams=True, cancel="kill", latency=0.02)
+
+
+@pytest.mark.parametrize("options", [{"batch": False}, {"timeout_seconds": 60}, {"crash_retries": 0}], ids=str)
+@pytest.mark.parametrize(("seconds", "ahead"), [(0.0001, 15), (0.0044, 5), (0.1, 1)])
+def test_short_calls_that_go_alone_are_sent_ahead(seconds: float, ahead: int, options: dict[str, Any]) -> None:
+    alone = echo.with_options(**options)
+    with Far() as depot:
+        for number in range(30):
+            alone.submit(number)
+        assert depot.sizes() == [1, 1], "nothing is known of them"
+        depot.tell(0, Outcome(0, VALUE, 0, seconds=seconds))
+        assert depot.sizes() == [1] * (1 + 1 + ahead)
+        depot.tell(1, Outcome(0, VALUE, 1, seconds=seconds))
+        alone.submit(30)
+        assert depot.sizes() == [1] * (2 + 1 + ahead)
+        depot.work_off(2)
+        assert depot.sizes() == [1] * 31
+
+
+def test_calls_that_need_something_are_not_sent_ahead() -> None:
+    with Far() as depot:
+        for number in range(30):
+            echo.with_options(resources={"cpu": 1}).submit(number)
+        depot.tell(0, Outcome(0, VALUE, 0, seconds=0.0001))
+        assert depot.sizes() == [1, 1]
+        depot.work_off(1)
+
+
 def test_large_results_are_work_too() -> None:
     with Depot() as depot:
         for number in range(100):

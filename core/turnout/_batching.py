@@ -8,6 +8,7 @@ take is measured: where they run, by the function.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -31,6 +32,9 @@ _WEIGHT_OF_MORE: Final = 0.5
 # Calls that return more bytes than this travel alone: such values stay where they were made.
 _LARGE: Final = 64 * 1024
 _NO_LOAD: Final = (None, 0.0)
+# How many batches of one short call may wait at each worker. On Dask, a no-op by itself takes 6.3 ms with one at each
+# worker and none behind it; with one behind it 3.9, with three 2.5, with seven 2.0, with fifteen 1.5.
+_MOST_AHEAD: Final = 15
 # Of how many functions measurements are kept.
 _KNOWN: Final = 10_000
 
@@ -112,6 +116,24 @@ class Batching:
     def is_long(self, call: Call) -> bool:
         """Return whether a call is known to be one that goes alone, for all that it takes."""
         return not self.max_seconds or (id(call.task.fn) in self._paces and self.worth(call) is None)
+
+    def lead(self, call: Call, latency: float) -> int:
+        """Return how many batches of such a call it takes behind the one that runs, for its worker not to wait.
+
+        Parameters
+        ----------
+        call
+            The first call of the next batch.
+        latency
+            How long a worker would wait for the next batch if that were sent when the one before is over, in seconds.
+        """
+        if not latency or self.worth(call) is not None:
+            # If it doesn't go alone, a batch takes longer than its way.
+            return 0
+        known = self._paces.get(id(call.task.fn))
+        if known is None:
+            return 1
+        return min(_MOST_AHEAD, math.ceil(latency / (known[1][0] + _OVERHEAD)))
 
     def fill(
         self,

@@ -45,6 +45,8 @@ class WindowDispatcher(FlightDispatcher):
         self._sending = threading.RLock()
         self._is_sending = False
         self._more = False
+        # How many batches there may be for each slot, as of the last look at the queue.
+        self._depth = 2
 
     def host(self) -> Host:
         return Host(execute=self._run_here, report=self.report)
@@ -92,7 +94,7 @@ class WindowDispatcher(FlightDispatcher):
         return not self._early.is_idle and self._take_turn(call)
 
     def _may_have_room(self) -> bool:
-        return self._in_flight < 2 * self._backend.slots()
+        return self._in_flight < self._depth * self._backend.slots()
 
     def await_turn(self, call: Call) -> None:
         if self._batching.is_long(call):
@@ -195,10 +197,19 @@ class WindowDispatcher(FlightDispatcher):
         return None
 
     def _window(self, call: Call, slots: int) -> int:
-        # A runner that tells when a call begins can have a second one waiting at each worker. Where it can't, what was
-        # sent counts as running and can't be taken back. Nor may a time limit run while its call waits for a worker.
-        prefetches = self.capabilities.streams and not call.task.travels_alone
-        return slots * 2 if prefetches else slots
+        # Kept for `_may_have_room`, which is asked at each submit and must not look for the first call.
+        self._depth = 1 + self._lead(call)
+        return slots * self._depth
+
+    def _lead(self, call: Call) -> int:
+        """Return how many batches may wait at each worker, for one that begins with this call."""
+        # What was sent to a runner that doesn't tell when a call begins counts as running, and can't be taken back.
+        if not self.capabilities.streams:
+            return 0
+        if not call.task.travels_alone:
+            return max(1, self._batching.lead(call, self.capabilities.latency))
+        # What needs something special must not keep others waiting until that is there.
+        return 0 if call.task.has_needs else self._batching.lead(call, self.capabilities.latency)
 
     def _as_batch(self, calls: list[Call], ahead: Sequence[Call]) -> Batch | None:
         batch: Batch | None = calls[0] if self.capabilities.in_process else self._packed(calls)

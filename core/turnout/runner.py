@@ -75,6 +75,9 @@ class Capabilities:
         The cause of a crash names the signal or exit code that ended the worker; elsewhere, no more than the worker.
     streams
         Log records, prints and the start of a call are told while the batch runs, not at its end.
+    latency
+        About how many seconds a worker would wait for its next batch if that were sent when the one before is over.
+        Calls that go alone and are known to be shorter are sent ahead. With ``streams`` only.
     orders
         Takes batches that need results which are not there yet (:class:`Coming`), and has them wait in the backend. If
         such a result doesn't come, or not as a value, the batch is given back as ``RETURNED``.
@@ -102,6 +105,7 @@ class Capabilities:
     at_most_once: bool = True
     nested: Literal["shared", "in_place"] = "in_place"
     streams: bool = False
+    latency: float = 0.0
     orders: bool = False
     knows_resources: bool = False
     keeps_ledger: bool = False

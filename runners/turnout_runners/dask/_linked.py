@@ -24,6 +24,8 @@ FOREIGN: Final = Capabilities(
     knows_resources=True,
     nested="shared",
     streams=True,
+    # Driver, scheduler and worker each gather messages for some milliseconds before they send them.
+    latency=0.02,
     orders=True,
     ends_with_driver=False,
 )

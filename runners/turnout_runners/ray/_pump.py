@@ -31,6 +31,7 @@ CAPABILITIES: Final = Capabilities(
     nested="shared",
     explains_crashes=False,
     streams=True,
+    latency=0.003,
     shared_memory=True,
     knows_resources=True,
 )
