@@ -27,6 +27,7 @@ from ray.scripts.scripts import main
 main()
 """
 _STORE: Final = 200 * 2**20
+_NO_BODY: Final = ("ray::IDLE", "ray::Mailbox", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 def free_port() -> int:
@@ -89,6 +90,11 @@ class Nodes:
         return sum(
             _resident(pid) for pid in self._session(0) if _command(pid).endswith(("/gcs_server", "/raylet/raylet"))
         )
+
+    def bodies(self) -> list[str]:
+        """Return what the workers run, as Ray names their processes."""
+        titles = [_command(pid) for number in range(len(self.pids)) for pid in self._session(number)]
+        return [title for title in titles if title.startswith("ray::") and not title.startswith(_NO_BODY)]
 
     def _session(self, number: int) -> list[int]:
         return [pid for pid, fields in _table() if fields[3] == str(self.pids[number])]

@@ -13,6 +13,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,12 +21,9 @@ from integration_tests.dask_clusters import Cluster, certificates
 from turnout import TaskRunner, get_run_logger, task
 from turnout.errors import CrashedRun, RunnerStartError
 from turnout.testing import RunnerConformance, Signals, run_script, runner_expression
-from turnout.testing._cancelling import CancelConformance
-from turnout.testing._crashes import CrashConformance
 from turnout.testing._kit import Declare, run_on
 from turnout.testing._leftovers import _FAILING, _LEFT_UP
 from turnout.testing._records import RecordConformance
-from turnout.testing._values import ValueConformance
 from turnout_runners.dask import DaskTaskRunner
 
 pytestmark = pytest.mark.cluster
@@ -86,13 +84,15 @@ class ElsewhereConformance(RecordConformance):
         assert "last words" in caplog.text
 
 
-@pytest.mark.xdist_group("dask: remote")
-class TestDaskRemote(ElsewhereConformance, RunnerConformance):
-    """On a scheduler and workers that are processes of their own, reached over TCP."""
+class OnSomebodysDask(ElsewhereConformance, RunnerConformance):
+    """On a scheduler and workers that are processes of their own."""
+
+    def arguments(self, slots: int) -> dict[str, Any]:
+        """Return what the runner has to be told."""
+        raise NotImplementedError
 
     def make_runner(self, slots: int) -> TaskRunner:
-        # Another cluster would be another runner; so is another limit.
-        return DaskTaskRunner(address=cluster_of(min(slots, 2)).address, connect_timeout=8.0 + slots)
+        return DaskTaskRunner(**self.arguments(slots))
 
     def test_L4_module_beside_the_script(self, fresh_runner: TaskRunner, tmp_path: Path) -> None:
         """A module that lies beside the script can be imported by tasks, if it is shipped."""
@@ -107,13 +107,13 @@ class TestDaskRemote(ElsewhereConformance, RunnerConformance):
                 import beside
                 return beside.double(x), beside.Marker()
 
-            @flow(task_runner=DaskTaskRunner(address="ADDRESS", ship=[beside]))
+            @flow(task_runner=DaskTaskRunner(**ARGUMENTS, ship=[beside]))
             def main():
                 value, marker = double.submit(4).result()
                 return value, type(marker) is beside.Marker, task(beside.double).submit(5).result()
 
             print(main())
-        """.replace("ADDRESS", cluster_of(2).address)
+        """.replace("ARGUMENTS", repr(self.arguments(2)))
         done = run_script(textwrap.dedent(script), tmp_path)
         assert (done.returncode, done.stdout) == (0, "(8, True, 10)\n"), done.stderr
 
@@ -140,17 +140,27 @@ class TestDaskRemote(ElsewhereConformance, RunnerConformance):
 
 
 @pytest.mark.xdist_group("dask: remote")
-class TestDaskTls(ElsewhereConformance, ValueConformance, CrashConformance, CancelConformance):
-    """Over TLS: what depends on connections, once more."""
+class TestDaskRemote(OnSomebodysDask):
+    """Over TCP."""
 
-    def make_runner(self, slots: int) -> TaskRunner:
+    def arguments(self, slots: int) -> dict[str, Any]:
+        # Another cluster would be another runner; so is another limit.
+        return {"address": cluster_of(min(slots, 2)).address, "connect_timeout": 8.0 + slots}
+
+
+@pytest.mark.xdist_group("dask: remote")
+class TestDaskTls(OnSomebodysDask):
+    """Over TLS."""
+
+    def arguments(self, slots: int) -> dict[str, Any]:
         folder = certificates_folder()
         security = {
             "tls_ca_file": str(folder / "cert.pem"),
             "tls_client_cert": str(folder / "cert.pem"),
             "tls_client_key": str(folder / "key.pem"),
         }
-        return DaskTaskRunner(address=cluster_of(slots, folder).address, security=security)
+        address = cluster_of(min(slots, 2), folder).address
+        return {"address": address, "security": security, "connect_timeout": 8.0 + slots}
 
 
 @pytest.mark.xdist_group("dask: remote")

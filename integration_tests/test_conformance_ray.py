@@ -18,9 +18,7 @@ from turnout.testing import (
     run_script,
     runner_expression,
 )
-from turnout.testing._cancelling import CancelConformance
-from turnout.testing._crashes import CrashConformance
-from turnout.testing._records import RecordConformance
+from turnout.testing._kit import Conformance, eventually, let_go
 from turnout.testing._scripts import ScriptConformance
 from turnout_runners.ray import RayTaskRunner
 
@@ -42,6 +40,10 @@ def _no_cluster_stays_behind() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="class")
 def _no_connection_stays_behind() -> Iterator[None]:
     yield
+    _let_go_of_connections()
+
+
+def _let_go_of_connections() -> None:
     while _held:
         release(_held.popitem()[1])
 
@@ -68,6 +70,36 @@ def connected(address: str, slots: int) -> TaskRunner:
     return RayTaskRunner(address, num_cpus=slots)
 
 
+class OnNodes(Conformance):
+    """On two nodes that were started by others."""
+
+    @pytest.fixture(autouse=True)
+    def _processors_come_back(self, request: pytest.FixtureRequest) -> Iterator[None]:
+        """See that no body outlives its test, and have new nodes if Ray has lost a processor.
+
+        Ray 2.60 goes on counting the processor of a worker as used for ever if that is killed in the millisecond in
+        which it gets its next task: 2 of 12 workers that were killed right after a task of a plain Ray program.
+        """
+        yield
+        if not (_nodes and _held):
+            return
+        eventually(lambda: not _nodes[0].bodies(), "no body of the test runs any more", 15)
+        try:
+            eventually(_all_processors_are_free, timeout=3)
+        except TimeoutError:
+            request.node.user_properties.append(("ran", "Ray had lost a processor, and got new nodes"))
+            let_go(request.node)
+            _let_go_of_connections()
+            _nodes.pop().stop()
+
+
+def _all_processors_are_free() -> bool:
+    import ray
+
+    free, all_ = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return bool(free.get("CPU") == all_.get("CPU"))
+
+
 @ray
 class TestRayOwn(ScriptConformance):
     """On a Ray that the runner starts: scripts, each of which has its own, and who can reach it.
@@ -79,20 +111,8 @@ class TestRayOwn(ScriptConformance):
         return RayTaskRunner(num_cpus=slots)
 
 
-@ray
-class TestRayClient(CrashConformance, CancelConformance, RecordConformance):
-    """From outside of a cluster, by way of its client server: how calls fail, and what they tell."""
-
-    def make_runner(self, slots: int) -> TaskRunner:
-        return connected(two_nodes().url, slots)
-
-
-@ray
-class TestRayCluster(RunnerConformance):
-    """On two nodes that were started by others."""
-
-    def make_runner(self, slots: int) -> TaskRunner:
-        return connected(two_nodes().address, slots)
+class OnSomebodysRay(OnNodes, RunnerConformance):
+    """What sounds a little different where the workers are somebody else's."""
 
     def test_L4_arguments_and_directory(  # noqa: N802 - the kit's name
         self, fresh_runner: TaskRunner, tmp_path: Path
@@ -116,22 +136,38 @@ class TestRayCluster(RunnerConformance):
         assert (done.returncode, done.stdout) == (0, "['--fast', 'x y']\n"), done.stderr
 
 
-class OnNodes(DependencyConformance, FaultConformance):
-    """On two nodes."""
+@ray
+class TestRayClient(OnSomebodysRay):
+    """From outside of the cluster, by way of its client server."""
+
+    def make_runner(self, slots: int) -> TaskRunner:
+        return connected(two_nodes().url, slots)
+
+
+@ray
+class TestRayCluster(OnSomebodysRay):
+    """From a node."""
+
+    def make_runner(self, slots: int) -> TaskRunner:
+        return connected(two_nodes().address, slots)
+
+
+class InBatches(OnNodes, DependencyConformance, FaultConformance):
+    """What depends on which calls travel together."""
 
     def make_runner(self, slots: int) -> TaskRunner:
         return connected(two_nodes().address, slots)
 
 
 @ray
-class TestRayMost(OnNodes):
+class TestRayMost(InBatches):
     """As many calls together as can."""
 
     batches = "most"
 
 
 @ray
-class TestRayRandom(OnNodes):
+class TestRayRandom(InBatches):
     """As it comes."""
 
     batches = "random"

@@ -159,6 +159,7 @@ def test_a_crash_is_not_explained_by_an_earlier_worker_with_the_same_address() -
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
+
     def workers(dask_scheduler: Any) -> list[str]:
         return [worker.server_id for worker in dask_scheduler.workers.values()]
 

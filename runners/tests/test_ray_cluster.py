@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -253,6 +254,24 @@ def test_a_cancelled_call_is_killed_with_what_it_submitted(runner: RayTaskRunner
     while any(Path(f"/proc/{pid}/exe").exists() for pid in signals.notes("pid")):
         assert time.monotonic() < deadline, "a body still runs"
         time.sleep(0.05)
+
+
+def test_a_worker_that_is_told_to_end_waits_for_nothing(runner: RayTaskRunner, tmp_path: Path) -> None:
+    """As Ray tells those whose owner is gone, from level to level."""
+    signals = Signals(str(tmp_path))
+
+    @task(crash_retries=0)
+    def descend(levels: int) -> None:
+        signals.note("pid", str(os.getpid()))
+        if levels:
+            descend.submit(levels - 1).result()
+        signals.wait("never")
+
+    future = descend.submit(2)
+    signals.wait_count("pid", 3)
+    os.kill(int(signals.notes("pid")[0]), signal.SIGTERM)
+    assert "The worker that ran descend-0 died" in str(future.exception())
+    eventually(lambda: not any(alive(int(pid)) for pid in signals.notes("pid")), "what it submitted has ended", 10)
 
 
 def test_code_that_workers_lack_travels_along(nodes: Nodes, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ Declare: TypeAlias = Callable[[str], None]
 """What the fixture ``declared`` gives: call it with the capability that the runner says it lacks."""
 
 _POLL_SECONDS = 0.002
-_HELD = pytest.StashKey[dict[int, TaskRunner]]()
+_KEPT = pytest.StashKey["_Kept"]()
 
 
 class Conformance(abc.ABC):
@@ -107,18 +107,51 @@ class Conformance(abc.ABC):
     @contextlib.contextmanager
     def _held(self, request: pytest.FixtureRequest, slots: int) -> Iterator[TaskRunner]:
         # Not a class-scoped fixture: pytest no longer likes those as methods, and `make_runner` is one.
-        node = request.node.getparent(pytest.Class)
-        held: dict[int, TaskRunner] = node.stash.setdefault(_HELD, {})
-        if slots not in held:
+        kept = _kept(request.node)
+        if slots not in kept.runners:
             runner = self.make_runner(slots)
             hold(runner)
-            node.addfinalizer(functools.partial(release, runner))
-            held[slots] = runner
+            kept.runners[slots] = runner
         failed_before = request.session.testsfailed
-        yield held[slots]
+        yield kept.runners[slots]
         if request.session.testsfailed > failed_before:
             # Calls of the failed test may hang on it for ever: the next test shall not suffer for that.
-            del held[slots]
+            kept.doubtful.append(kept.runners.pop(slots))
+
+
+class _Kept:
+    """The runners that the tests of one class share."""
+
+    def __init__(self) -> None:
+        self.runners: dict[int, TaskRunner] = {}
+        self.doubtful: list[TaskRunner] = []
+
+    def let_go(self) -> None:
+        """Stop all of them."""
+        while self.runners:
+            self.doubtful.append(self.runners.popitem()[1])
+        while self.doubtful:
+            release(self.doubtful.pop())
+
+
+def _kept(node: pytest.Item) -> _Kept:
+    parent = node.getparent(pytest.Class)
+    assert parent is not None, "the kit's tests are methods"
+    if _KEPT not in parent.stash:
+        parent.stash[_KEPT] = _Kept()
+        parent.addfinalizer(parent.stash[_KEPT].let_go)
+    return parent.stash[_KEPT]
+
+
+def let_go(node: pytest.Item) -> None:
+    """Stop the runners that the tests of a class share; the next test gets new ones.
+
+    Parameters
+    ----------
+    node
+        One of these tests.
+    """
+    _kept(node).let_go()
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
@@ -68,7 +69,8 @@ class _Worker:
         # The Ray task that was to be cancelled when no batch ran: it is about to begin its batch, or has just ended it.
         self._cancelled: str | None = None
         self._before = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is threading.main_thread():
+        self._has_signals = threading.current_thread() is threading.main_thread()
+        if self._has_signals:
             signal.signal(signal.SIGINT, self._interrupted)
 
     def run(self, order: Order, values: Sequence[Any]) -> tuple[bytes, dict[int, Parcel] | None]:
@@ -85,7 +87,7 @@ class _Worker:
         self._rest = rest = _Rest()
         work = self._work(completed(order, values), teller, rest)
         try:
-            with self._streams.text_to(teller.text):
+            with self._streams.text_to(teller.text), self._mortal():
                 if order.is_async:
                     self._run_aside(work)
                 else:
@@ -95,6 +97,20 @@ class _Worker:
             # What other threads of the batch still log or print is this worker's own affair.
             parts = self._news.end()
         return results(parts, teller.take()), teller.left or None
+
+    @contextlib.contextmanager
+    def _mortal(self) -> Iterator[None]:
+        """Have this process end at once when it is told to, as it is when the process that submitted the batch is gone.
+
+        Ray makes that a SystemExit in the body, which would wait for the calls that it submitted; after five seconds
+        Ray kills the process, and only then begins with those that run on for it, and so on downwards.
+        """
+        before = signal.signal(signal.SIGTERM, signal.SIG_DFL) if self._has_signals else None
+        try:
+            yield
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
 
     def _interrupted(self, number: int, frame: types.FrameType | None) -> None:
         """Take Ray's request to cancel a task that runs here.
