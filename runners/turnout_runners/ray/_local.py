@@ -212,7 +212,7 @@ def _restore(name: str, value: str | None) -> None:
 def quietly() -> Iterator[None]:
     """Keep Ray's own words off the screen, and the user's signal handlers in place."""
     # Ray sets the level of the first one, which is that of the others too, unless they have their own.
-    loggers = [logging.getLogger(name) for name in ("ray", "ray._private.worker", "ray.util.client_builder")]
+    loggers = [logging.getLogger(name) for name in ("ray", "ray._private.worker", "ray.client_builder")]
     levels = [one.level for one in loggers]
     for one in loggers:
         one.setLevel(logging.ERROR)

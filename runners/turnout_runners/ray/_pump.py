@@ -166,7 +166,7 @@ class Pump:
         # Ray drops what waits. What runs is not told by that, but has a moment to end.
         self._post.cancel(entry.sent.outcomes, force=False)
         # By its number: a reference that outlives the connection to Ray ends the process.
-        after(_GRACE, functools.partial(self._kill, entry.number))
+        entry.ask_no_more = after(_GRACE, functools.partial(self._kill, entry.number))
         return True
 
     def _kill(self, number: int) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from turnout.errors import RunnerStartError
@@ -95,7 +96,7 @@ def _init(settings: Settings) -> None:
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     address = settings.address
     try:
-        with quietly(), _where_it_listens(str(address)):
+        with quietly(), _where_it_listens(str(address)), _quiet_client(str(address)):
             ray.init(**_arguments(settings))
     except Exception as error:
         with contextlib.suppress(Exception), kept_handlers():
@@ -131,6 +132,34 @@ def _where_it_listens(address: str) -> contextlib.AbstractContextManager[None]:
         except OSError:
             return loopback_only()
     return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _quiet_client(address: str) -> Iterator[None]:
+    """Keep what Ray's client server logs and prints off the screen, as what Ray itself does elsewhere.
+
+    Such as "SIGTERM handler is not set", though all is well. What tasks print comes another way.
+    """
+    if not address.startswith(CLIENT):
+        yield
+        return
+    from ray.util import client
+    from ray.util.client.logsclient import LogstreamClient
+
+    # Its words come before there is a connection that could be told to be quiet.
+    stream: Any = LogstreamClient
+    before = stream.log, stream.stdstream
+    stream.log = stream.stdstream = _leave_out
+    try:
+        yield
+        its: Any = client.ray.worker.log_client
+        its.log = its.stdstream = functools.partial(_leave_out, its)
+    finally:
+        stream.log, stream.stdstream = before
+
+
+def _leave_out(stream: object, level: int, msg: str) -> None:
+    """Say nothing."""
 
 
 def _disconnect() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from turnout.runner import (
     check_count,
 )
 
-from ._addresses import check_address
+from ._addresses import CLIENT, check_address
 from ._pump import CAPABILITIES, Pump
 
 if TYPE_CHECKING:
@@ -94,6 +95,9 @@ class RayTaskRunner(TaskRunner):
         if not connect_timeout > 0:
             raise RunnerOptionError(f"connect_timeout={connect_timeout!r}: give seconds, more than 0.")
         self._address = address
+        if (address or "").startswith(CLIENT):
+            # What stands for the driver in the cluster waits for it to come back, for half a minute.
+            self.capabilities = dataclasses.replace(CAPABILITIES, ends_with_driver=False)
         self._num_cpus = num_cpus
         self._namespace = namespace
         self._runtime_env = runtime_env
