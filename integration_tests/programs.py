@@ -465,10 +465,13 @@ def check_endings(known: Sequence[Outcome], program: Sequence[Step], cancelled: 
 
 def check_runs(known: Sequence[Outcome], program: Sequence[Step], folder: str, *, innocents_run_once: bool) -> None:
     # A worker that dies may take others of its batch along: each of those runs once more for each death at most.
+    ran = {number: len(list(Path(folder).glob(f"{number} *"))) for number, _ in calls(program)}
     deaths = sum({"dies once": 1, "dies": 3}.get(step.kind, 0) for _, step in calls(program))
-    spare = 0 if innocents_run_once else deaths
+    # One that dies each time may do so once more for each other that may have been to blame.
+    seen = sum({"dies once": 1, "dies": ran[number]}.get(step.kind, 0) for number, step in calls(program))
     for number, step in calls(program):
-        runs, outcome = len(list(Path(folder).glob(f"{number} *"))), known[number]
+        runs, outcome = ran[number], known[number]
+        spare = 0 if innocents_run_once else deaths if step.kind == "dies" else max(deaths, seen)
         most = RUNS.get(step.kind, 1)
         if outcome == "CancelledRun":
             # It may have begun before, or just when what it needs was cancelled that had ended on its worker.

@@ -74,14 +74,14 @@ class TestExecutorThreads(ExecutorConformance, LocalConformance):
 
 
 @group("executor: processes")
-class TestExecutorProcesses(ExecutorConformance, FaultyWorkerConformance):
+class TestExecutorProcesses(ExecutorConformance, LocalConformance):
     """On the standard library's processes."""
 
     factory = ProcessPoolExecutor
 
 
 @group("executor: loky")
-class TestExecutorLoky(ExecutorConformance):
+class TestExecutorLoky(ExecutorConformance, InterruptedScriptConformance):
     """On processes that end and come back as they are needed."""
 
     factory = loky.ProcessPoolExecutor

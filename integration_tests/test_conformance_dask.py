@@ -20,7 +20,7 @@ import pytest
 from integration_tests.dask_clusters import Cluster, certificates
 from turnout import TaskRunner, get_run_logger, task
 from turnout.errors import CrashedRun, RunnerStartError
-from turnout.testing import RunnerConformance, Signals, run_script, runner_expression
+from turnout.testing import InterruptedScriptConformance, RunnerConformance, Signals, run_script, runner_expression
 from turnout.testing._kit import Declare, run_on
 from turnout.testing._leftovers import _FAILING, _LEFT_UP
 from turnout.testing._records import RecordConformance
@@ -56,7 +56,7 @@ def cluster_of(workers: int, folder: Path | None = None) -> Cluster:
 
 
 @pytest.mark.xdist_group("dask: own")
-class TestDaskOwn(RunnerConformance):
+class TestDaskOwn(RunnerConformance, InterruptedScriptConformance):
     """On a cluster that the runner starts on this machine."""
 
     def make_runner(self, slots: int) -> TaskRunner:

@@ -309,7 +309,9 @@ def test_the_table_of_capabilities_is_true() -> None:
     assert shown == real
 
 
-def told(value: bool | str) -> str:
+def told(value: bool | float | str) -> str:
+    if isinstance(value, float):
+        return f"{1000 * value:g} ms" if value else "no"
     return value.replace("_", " ") if isinstance(value, str) else ("yes" if value else "no")
 
 

@@ -62,7 +62,7 @@ class Connection:
     def __init__(self, settings: Settings) -> None:
         self.journal = ""
         self.is_elastic = settings.adapt_kwargs is not None
-        self.cause_of_death: Callable[[str], str] = "the worker {} died".format
+        self.cause_of_death: Callable[[str, int], str] = "the worker {} died".format
         self.check: Callable[[], str | None] = lambda: None
         # What is closed in the end, the last first.
         self._closing = contextlib.ExitStack()

@@ -47,8 +47,8 @@ class Terms(NamedTuple):
     """Whether batches come from a worker: they go first, and those that wait for others leave their place to those."""
     is_elastic: bool = False
     """Whether there may be more workers later, of whatever kind."""
-    cause_of_death: Callable[[str], str] = "the worker {} died".format
-    """Says of what the worker with an address died."""
+    cause_of_death: Callable[[str, int], str] = "the worker {} died".format
+    """Says of what the worker with an address and a process id died."""
     check_connection: Callable[[], str | None] = lambda: None
     """Says what is wrong with the connection, or None."""
 
@@ -256,7 +256,7 @@ class Link:
         if isinstance(message, bytes):
             self._news.put(lambda: self._take_news(News.unpacked(message)))
         elif message.get("op") == "lost":
-            self._news.put(lambda: self._worker_died(message["from"], message["keys"]))
+            self._news.put(lambda: self._worker_died(message["from"], message["pid"], message["keys"]))
         elif message.get("op") == "workers":
             self._news.put(lambda: self._workers_changed(message["workers"]))
 
@@ -310,7 +310,7 @@ class Link:
         # What must not run twice must not be lost with a worker.
         return stored if sent.batch.may_stay else self.fetch(stored)
 
-    def _worker_died(self, worker: str, keys: Sequence[str]) -> None:
+    def _worker_died(self, worker: str, pid: int, keys: Sequence[str]) -> None:
         for message in self._last_words(worker):
             news = News.unpacked(message)
             if news.topic == self._topic:
@@ -318,7 +318,7 @@ class Link:
         held = [sent for key in keys if (sent := self._open.get(number_of(key))) is not None]
         if held:
             told_all = bool(self._terms.journal)
-            cause = self._terms.cause_of_death(worker) if worker else "its worker is being closed"
+            cause = self._terms.cause_of_death(worker, pid) if worker else "its worker is being closed"
             for sent, outcomes in verdicts(held, cause, told_all=told_all):
                 self._report(sent, outcomes)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import multiprocessing.spawn
 import os
@@ -38,6 +37,7 @@ _SETTINGS: Final = {
 }
 # How long to wait for the exit code of a worker whose connection is gone, in seconds.
 _PATIENCE: Final = 3.0
+_MOST_EXITS: Final = 100
 
 
 class OwnCluster:
@@ -106,18 +106,15 @@ class _Nanny(Nanny):
 
     async def instantiate(self) -> Any:
         _being_started.add(self)
-        self._start = _exits.next_start()
         try:
             with _settings(), _starting_workers():
                 return await super().instantiate()
         finally:
             _being_started.discard(self)
-            if self.worker_address is not None:
-                _exits.forget_before(self.worker_address, self._start)
 
     def _on_worker_exit_sync(self, exitcode: int) -> None:
-        if self.worker_address is not None:
-            _exits.note(self.worker_address, self._start, exitcode)
+        process: Any = self.process
+        _exits.note(process.process.pid, exitcode)
         super()._on_worker_exit_sync(exitcode)  # type: ignore[no-untyped-call]
 
 
@@ -138,42 +135,34 @@ def end_workers_being_started() -> None:
 
 
 class _Exits:
-    """The exit codes of worker processes, by address. Addresses are used again, by workers that start later."""
+    """The exit codes of worker processes, by their process ids: addresses are used again by others soon."""
 
     def __init__(self) -> None:
-        self._codes: dict[str, tuple[int, int | None]] = {}
-        self._starts = itertools.count()
+        self._codes: dict[int, int | None] = {}
         self._changed = threading.Condition()
 
-    def next_start(self) -> int:
-        """Return a number for a worker that is about to start, higher than all before."""
-        return next(self._starts)
-
-    def note(self, address: str, start: int, code: int | None) -> None:
+    def note(self, pid: int, code: int | None) -> None:
         """Take note of the exit code of a worker."""
         with self._changed:
-            self._codes[address] = (start, code)
+            if len(self._codes) >= _MOST_EXITS:
+                # Nobody asks about those that did nothing when they ended.
+                del self._codes[next(iter(self._codes))]
+            self._codes[pid] = code
             self._changed.notify_all()
 
-    def forget_before(self, address: str, start: int) -> None:
-        """Forget those that had an address before the worker with this number."""
-        with self._changed:
-            if self._codes.get(address, (start,))[0] < start:
-                del self._codes[address]
-
-    def wait_for(self, address: str) -> int | None:
+    def wait_for(self, pid: int) -> int | None:
         """Return the exit code of a worker that is dying, or None if it can't be had."""
         with self._changed:
-            self._changed.wait_for(lambda: address in self._codes, _PATIENCE)
-            return self._codes.pop(address, (0, None))[1]
+            self._changed.wait_for(lambda: pid in self._codes, _PATIENCE)
+            return self._codes.pop(pid, None)
 
 
 _exits: Final = _Exits()
 
 
-def cause_of(address: str) -> str:
-    """Return what the worker of ours with this address died of."""
-    code = _exits.wait_for(address)
+def cause_of(address: str, pid: int) -> str:
+    """Return what the worker of ours with this address, and this process, died of."""
+    code = _exits.wait_for(pid)
     if code is None:
         return f"the worker {address} died"
     if code >= 0:

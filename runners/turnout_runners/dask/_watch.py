@@ -40,6 +40,8 @@ class Watch(SchedulerPlugin):
         self.scheduler: Any = None
         # Keys of tasks that were taken from a worker, by the topic of those who sent them.
         self.lost: dict[str, list[str]] = defaultdict(list)
+        # The process ids of workers by their addresses, under which others may come back.
+        self.pids: dict[str, int] = {}
 
     async def start(self, scheduler: Any) -> None:
         """Begin with what workers there are."""
@@ -84,7 +86,8 @@ class Watch(SchedulerPlugin):
         """Tell which tasks went with a worker."""
         lost, self.lost = self.lost, defaultdict(list)
         for topic, keys in lost.items():
-            self.scheduler.log_event(topic, {"op": "lost", "from": worker, "keys": keys})
+            pid = self.pids.get(worker, 0)
+            self.scheduler.log_event(topic, {"op": "lost", "from": worker, "pid": pid, "keys": keys})
 
     def add_worker(self, scheduler: Any, worker: str) -> None:
         """Tell of a new worker."""
@@ -93,10 +96,12 @@ class Watch(SchedulerPlugin):
     def remove_worker(self, scheduler: Any, worker: str, **_: Any) -> None:
         """Tell of a worker that went, and of what it took with it."""
         self.tell_lost(worker)
+        self.pids.pop(worker, None)
         self.tell_workers()
 
     def tell_workers(self) -> None:
         """Tell which workers there are, and what they have."""
+        self.pids.update((address, state.pid) for address, state in self.scheduler.workers.items())
         workers = {
             address: {
                 "nthreads": state.nthreads,
