@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import multiprocessing.spawn
 import os
@@ -112,10 +113,23 @@ class _Nanny(Nanny):
         finally:
             _being_started.discard(self)
 
-    def _on_worker_exit_sync(self, exitcode: int) -> None:
-        process: Any = self.process
-        _exits.note(process.process.pid, exitcode)
-        super()._on_worker_exit_sync(exitcode)  # type: ignore[no-untyped-call]
+    @property
+    def process(self) -> Any:
+        """The worker process, which tells of its exit code while it still knows its id."""
+        return self._process
+
+    @process.setter
+    def process(self, process: Any) -> None:
+        self._process = process
+        if process is not None:
+            process.mark_stopped = functools.partial(_stopped, process, process.mark_stopped)
+
+
+def _stopped(worker: Any, mark_stopped: Callable[[], None]) -> None:
+    process = worker.process
+    if process is not None and process.exitcode is not None:
+        _exits.note(process.pid, process.exitcode)
+    mark_stopped()
 
 
 _making: Final = threading.Lock()
