@@ -81,7 +81,7 @@ class TestExecutorProcesses(ExecutorConformance, LocalConformance):
 
 
 @group("executor: loky")
-class TestExecutorLoky(ExecutorConformance, InterruptedScriptConformance):
+class TestExecutorLoky(ExecutorConformance):
     """On processes that end and come back as they are needed."""
 
     factory = loky.ProcessPoolExecutor

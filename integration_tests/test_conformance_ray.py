@@ -14,7 +14,6 @@ from turnout._backends import hold, release
 from turnout.testing import (
     DependencyConformance,
     FaultConformance,
-    InterruptedScriptConformance,
     RunnerConformance,
     run_script,
     runner_expression,
@@ -102,8 +101,8 @@ def _all_processors_are_free() -> bool:
 
 
 @ray
-class TestRayOwn(ScriptConformance, InterruptedScriptConformance):
-    """On a Ray that the runner starts: scripts, each of which has its own, how they end, and who can reach it.
+class TestRayOwn(ScriptConformance):
+    """On a Ray that the runner starts: scripts, each of which has its own, and who can reach it.
 
     The rest of the kit would start some two hundred of them.
     """

@@ -88,7 +88,9 @@ class OwnCluster:
     def close(self) -> None:
         """End scheduler and workers, and wait until they are gone."""
         try:
-            self.cluster.close()
+            # So says Dask in another thread while the interpreter ends, which has ended its event loop and the workers.
+            with contextlib.suppress(UnboundLocalError):
+                self.cluster.close()
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)
 
