@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import textwrap
 import time
@@ -21,6 +22,7 @@ from integration_tests.dask_clusters import Cluster, certificates
 from turnout import TaskRunner, get_run_logger, task
 from turnout.errors import CrashedRun, RunnerStartError
 from turnout.testing import InterruptedScriptConformance, RunnerConformance, Signals, run_script, runner_expression
+from turnout.testing._interrupts import _LIMIT, _THREAD, _scripted, interrupted
 from turnout.testing._kit import Declare, run_on
 from turnout.testing._leftovers import _FAILING, _LEFT_UP
 from turnout.testing._records import RecordConformance
@@ -61,6 +63,18 @@ class TestDaskOwn(RunnerConformance, InterruptedScriptConformance):
 
     def make_runner(self, slots: int) -> TaskRunner:
         return DaskTaskRunner(n_workers=slots)
+
+    def test_F10_flow_in_another_thread(self, fresh_runner: TaskRunner, signals: Signals, tmp_path: Path) -> None:
+        """A flow in another thread is ended when Ctrl-C has ended the main one. Its folder of temporary files may stay.
+
+        The program may be over before the cluster is: the interpreter waits for none of Dask's threads.
+        """
+        ended = interrupted(
+            [_scripted(fresh_runner, signals, _THREAD)], tmp_path, signals, [("waiting", signal.SIGINT)]
+        )
+        assert ended.status in (-signal.SIGINT, 1), ended
+        assert ended.seconds < _LIMIT
+        assert not ended.processes, ended
 
 
 class ElsewhereConformance(RecordConformance):
