@@ -35,9 +35,10 @@ def _head(measurements: Sequence[Measurement]) -> str:
     workers = ", ".join(sorted({str(one.workers) for one in measurements}))
     return (
         "# Measured\n\n"
-        "One run of [the benchmarks](../benchmarks/README.md), written down by `python -m benchmarks.results`. "
-        "[Speed](performance.md) tells how it is measured, and how to read it.\n\n"
-        f"{versions.get('platform', '')}, Python {versions.get('python', '')}, {software}; {workers} workers for each "
+        "By [the benchmarks](../benchmarks/README.md), written down by `python -m benchmarks.results`; systems of one "
+        "kind (local ones, clusters) were measured in one run. [Speed](performance.md) tells how it is measured, and "
+        "how to read it.\n\n"
+        f"{versions.get('platform', '').partition('-')[0]}, Python {versions.get('python', '')}, {software}; {workers} workers for each "
         f"system, up to {most} rounds in which the systems take turns. Medians, with quartiles in parentheses. Only "
         "ratios mean something on another machine."
     )

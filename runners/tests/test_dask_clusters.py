@@ -218,13 +218,25 @@ def test_a_report_is_written(tmp_path: Path) -> None:
     subprocess.run([*pip, "bokeh"], check=True, timeout=180)
     script = f"""
 from turnout import task
-from turnout_runners.dask import DaskTaskRunner
+from turnout_runners.dask import DaskTaskRunner, get_dask_client
 
 @task
 def double(x):
     return 2 * x
 
+def be_late():
+    # Dask hears of the end of a batch long after its news.
+    import asyncio
+    from turnout_runners.dask._remote import Work
+    result = Work.result
+    async def late(work):
+        kept = await result(work)
+        await asyncio.sleep(0.5)
+        return kept
+    Work.result = late
+
 with DaskTaskRunner(n_workers=1, performance_report_path={str(path)!r}):
+    get_dask_client().run(be_late)
     assert double.submit(1).result() == 2
 """
     done = run_script(script, tmp_path, environment={"PYTHONPATH": str(place)})

@@ -108,6 +108,14 @@ class Link:
         self.learn(self.client.sync(self.client.scheduler.identity)["workers"])
         self._reporter.start()
 
+    def await_ends(self) -> None:
+        """Wait until Dask has heard that all batches are over which are: their news came before that word."""
+        import distributed
+
+        ended = [future for _, future in list(self._leaving) if future is not None]
+        with self.client.as_current(), contextlib.suppress(TimeoutError):
+            distributed.wait(ended, timeout=_NEWS_PATIENCE)
+
     def close(self) -> None:
         """Let go of everything; the client stays open."""
         self._news.put(None)

@@ -228,6 +228,8 @@ class DaskTaskRunner(LinkedRunner):
         link, self._link = self._link, None
         connection, self._connection = self._connection, None
         if link is not None:
+            if self._performance_report_path is not None:
+                link.await_ends()
             link.close()
         if connection is not None:
             client = getattr(connection, "client", None)
