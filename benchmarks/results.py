@@ -31,6 +31,7 @@ def page(measurements: Sequence[Measurement]) -> str:
 def _head(measurements: Sequence[Measurement]) -> str:
     versions = {name: version for one in measurements for name, version in one.versions.items()}
     software = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if name not in PLACES)
+    system = versions.get("platform", "").partition("-")[0]
     most = max((one.repeat + 1 for one in measurements), default=0)
     workers = ", ".join(sorted({str(one.workers) for one in measurements}))
     return (
@@ -38,7 +39,7 @@ def _head(measurements: Sequence[Measurement]) -> str:
         "By [the benchmarks](../benchmarks/README.md), written down by `python -m benchmarks.results`; systems of one "
         "kind (local ones, clusters) were measured in one run. [Speed](performance.md) tells how it is measured, and "
         "how to read it.\n\n"
-        f"{versions.get('platform', '').partition('-')[0]}, Python {versions.get('python', '')}, {software}; {workers} workers for each "
+        f"{system}, Python {versions.get('python', '')}, {software}; {workers} workers for each "
         f"system, up to {most} rounds in which the systems take turns. Medians, with quartiles in parentheses. Only "
         "ratios mean something on another machine."
     )

@@ -114,7 +114,7 @@ class Link:
 
         ended = [future for _, future in list(self._leaving) if future is not None]
         with self.client.as_current(), contextlib.suppress(TimeoutError):
-            distributed.wait(ended, timeout=_NEWS_PATIENCE)
+            distributed.wait(ended, timeout=_NEWS_PATIENCE)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Let go of everything; the client stays open."""

@@ -121,7 +121,7 @@ class _Nanny(Nanny):
         return self._process
 
     @process.setter
-    def process(self, process: Any) -> None:
+    def process(self, process: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._process = process
         if process is not None:
             process.mark_stopped = functools.partial(_stopped, process, process.mark_stopped)

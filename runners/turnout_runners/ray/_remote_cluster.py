@@ -152,7 +152,8 @@ def _quiet_client(address: str) -> Iterator[None]:
     stream.log = stream.stdstream = _leave_out
     try:
         yield
-        its: Any = client.ray.worker.log_client
+        context: Any = client.ray
+        its = context.worker.log_client
         its.log = its.stdstream = functools.partial(_leave_out, its)
     finally:
         stream.log, stream.stdstream = before
