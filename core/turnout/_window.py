@@ -94,7 +94,7 @@ class WindowDispatcher(FlightDispatcher):
         return not self._early.is_idle and self._take_turn(call)
 
     def _may_have_room(self) -> bool:
-        return self._in_flight < self._depth * self._backend.slots()
+        return self._in_flight < max(2, self._depth) * self._backend.slots()
 
     def await_turn(self, call: Call) -> None:
         if self._batching.is_long(call):
