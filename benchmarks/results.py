@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from textwrap import indent
 
 from . import growth, targets
 from .figures import number
@@ -23,8 +24,8 @@ def page(measurements: Sequence[Measurement]) -> str:
     shapes, growing = apart(measurements)
     parts = [_head(measurements), *_sections(rows(shapes))]
     if growing:
-        parts.append(f"## Growth\n\n```text\n{growth.text(growing)}\n```")
-    parts.append(f"## Targets\n\n```text\n{targets.text(targets.verdicts(measurements))}\n```")
+        parts.append(f"## Growth\n\n{indent(growth.text(growing), '    ')}")
+    parts.append(f"## Targets\n\n{indent(targets.text(targets.verdicts(measurements)), '    ')}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -137,7 +137,7 @@ def drop_futures(small: int, large: int) -> None:
         future.wait()
 
 
-def is_back(measure: Callable[[], int], least: int) -> Callable[[], bool]:
+def is_back(measure: Callable[[], int], least: float) -> Callable[[], bool]:
     def look() -> bool:
         gc.collect()
         return measure() <= least
@@ -152,5 +152,6 @@ def test_dropped_futures_let_go_of_what_they_had(word: str) -> None:
         drop_futures(5000, 20)
         before, shared = Usage.now(), shared_bytes()
         drop_futures(100_000, 100)
-        eventually(is_back(shared_bytes, shared + MEGABYTE), "the shared memory is free", 10)
+        # Each worker keeps the piece of its last value for the next one; one of them may have had none before.
+        eventually(is_back(shared_bytes, shared + 2.5 * MEGABYTE), "the shared memory is free", 10)
         assert not grows_by(before, 1000, megabytes=24)
