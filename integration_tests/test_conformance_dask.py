@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 import logging
 import os
 import shutil
 import signal
 import tempfile
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from integration_tests.dask_clusters import Cluster, certificates
+from integration_tests.shipping import ship_a_module
 from turnout import TaskRunner, get_run_logger, task
 from turnout.errors import CrashedRun, RunnerStartError
 from turnout.testing import InterruptedScriptConformance, RunnerConformance, Signals, run_script, runner_expression
@@ -101,35 +102,16 @@ class ElsewhereConformance(RecordConformance):
 class OnSomebodysDask(ElsewhereConformance, RunnerConformance):
     """On a scheduler and workers that are processes of their own."""
 
+    @abc.abstractmethod
     def arguments(self, slots: int) -> dict[str, Any]:
         """Return what the runner has to be told."""
-        raise NotImplementedError
 
     def make_runner(self, slots: int) -> TaskRunner:
         return DaskTaskRunner(**self.arguments(slots))
 
     def test_L4_module_beside_the_script(self, fresh_runner: TaskRunner, tmp_path: Path) -> None:
         """A module that lies beside the script can be imported by tasks, if it is shipped."""
-        (tmp_path / "beside.py").write_text("class Marker:\n    pass\n\ndef double(x):\n    return 2 * x\n")
-        script = """
-            import beside
-            from turnout import flow, task
-            from turnout_runners.dask import DaskTaskRunner
-
-            @task
-            def double(x):
-                import beside
-                return beside.double(x), beside.Marker()
-
-            @flow(task_runner=DaskTaskRunner(**ARGUMENTS, ship=[beside]))
-            def main():
-                value, marker = double.submit(4).result()
-                return value, type(marker) is beside.Marker, task(beside.double).submit(5).result()
-
-            print(main())
-        """.replace("ARGUMENTS", repr(self.arguments(2)))
-        done = run_script(textwrap.dedent(script), tmp_path)
-        assert (done.returncode, done.stdout) == (0, "(8, True, 10)\n"), done.stderr
+        ship_a_module(tmp_path, "dask", "DaskTaskRunner", self.arguments(2))
 
     def test_L4_arguments_and_directory(self, fresh_runner: TaskRunner, tmp_path: Path) -> None:
         """Tasks run where their workers do, which are not in the driver's directory."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from integration_tests.ray_clusters import Nodes
+from integration_tests.shipping import ship_a_module
 from turnout import TaskRunner
 from turnout._backends import hold, release
 from turnout.testing import (
@@ -147,26 +148,7 @@ class TestRayClient(OnSomebodysRay):
         self, fresh_runner: TaskRunner, tmp_path: Path
     ) -> None:
         """A module that lies beside the script can be imported by tasks, if it is shipped."""
-        (tmp_path / "beside.py").write_text("class Marker:\n    pass\n\ndef double(x):\n    return 2 * x\n")
-        script = f"""
-            import beside
-            from turnout import flow, task
-            from turnout_runners.ray import RayTaskRunner
-
-            @task
-            def double(x):
-                import beside
-                return beside.double(x), beside.Marker()
-
-            @flow(task_runner=RayTaskRunner({two_nodes().url!r}, ship=[beside]))
-            def main():
-                value, marker = double.submit(4).result()
-                return value, type(marker) is beside.Marker, task(beside.double).submit(5).result()
-
-            print(main())
-        """
-        done = run_script(textwrap.dedent(script), tmp_path)
-        assert (done.returncode, done.stdout) == (0, "(8, True, 10)\n"), done.stderr
+        ship_a_module(tmp_path, "ray", "RayTaskRunner", {"address": two_nodes().url})
 
 
 @ray
