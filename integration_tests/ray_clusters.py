@@ -11,11 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["Nodes", "free_port"]
+__all__ = ["Nodes", "bodies_of", "free_port"]
 
 # `ray start`, which otherwise replaces a loopback address by one of a network, or else starts no second node.
 _START: Final = """
@@ -25,6 +26,22 @@ services.resolve_ip_for_localhost = lambda host: host
 services.get_node_ip_address = lambda address=None: "127.0.0.1"
 from ray.scripts.scripts import main
 main()
+"""
+# Two nodes that one process starts, as programs do that test what they made for Ray.
+_TOGETHER: Final = """
+import signal, sys
+from ray._private import ray_constants, services
+ray_constants.ENABLE_RAY_CLUSTER = True
+services.resolve_ip_for_localhost = lambda host: host
+services.get_node_ip_address = lambda address=None: "127.0.0.1"
+from ray.cluster_utils import Cluster
+port, folder, store = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+head = {"gcs_server_port": port, "temp_dir": folder, "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args={**head, "num_cpus": 1, "object_store_memory": store})
+cluster.add_node(num_cpus=1, object_store_memory=store)
+print("Ray runtime started")
+sys.stdout.flush()
+signal.pause()
 """
 _STORE: Final = 200 * 2**20
 _NO_BODY: Final = ("ray::IDLE", "ray::Mailbox", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
@@ -77,6 +94,10 @@ class Nodes:
         self._start(f"--address={self.address}", **options)
         return len(self.pids) - 1
 
+    def start_together(self) -> None:
+        """Start the head node and another one as a ``ray.cluster_utils.Cluster``."""
+        self._detach(_TOGETHER, self.port, self.folder, _STORE)
+
     def kill(self, number: int) -> None:
         """Have a node be gone at once, with all that runs on it."""
         self._signal(number, signal.SIGKILL)
@@ -93,8 +114,7 @@ class Nodes:
 
     def bodies(self) -> list[str]:
         """Return what the workers run, as Ray names their processes."""
-        titles = [_command(pid) for number in range(len(self.pids)) for pid in self._session(number)]
-        return [title for title in titles if title.startswith("ray::") and not title.startswith(_NO_BODY)]
+        return bodies_of(pid for number in range(len(self.pids)) for pid in self._session(number))
 
     def _session(self, number: int) -> list[int]:
         return [pid for pid, fields in _table() if fields[3] == str(self.pids[number])]
@@ -118,9 +138,13 @@ class Nodes:
     def _start(self, *words: str, **options: Any) -> None:
         options = {"num_cpus": 1, "object_store_memory": _STORE, "node_ip_address": "127.0.0.1", **options}
         written = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        self._detach(_START, "start", *words, *written, "--block", "--disable-usage-stats")
+
+    def _detach(self, code: str, *words: object) -> None:
+        """Run code in a process that is nobody's child, and wait until Ray runs there."""
         log = Path(self.folder, f"start-{len(self.pids)}.log")
         detached = subprocess.run(
-            [sys.executable, "-c", _DETACH, log, _START, "start", *words, *written, "--block", "--disable-usage-stats"],
+            [sys.executable, "-c", _DETACH, log, code, *map(str, words)],
             capture_output=True,
             check=True,
             cwd="/",
@@ -128,7 +152,7 @@ class Nodes:
             # understand each other.
             env={**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
             # As docs/ray.md says of head nodes, and of nodes on which tasks wait for tasks.
-            | {"GRPC_ENABLE_FORK_SUPPORT": "0", "RAY_num_workers_soft_limit": "9"}
+            | {"GRPC_ENABLE_FORK_SUPPORT": "0", "RAY_idle_worker_killing_time_threshold_ms": "60000"}
             | self.environment,
         )
         self.pids.append(int(detached.stdout))
@@ -140,6 +164,12 @@ class Nodes:
             if not Path(f"/proc/{self.pids[-1]}").exists() or time.monotonic() > deadline:
                 raise RuntimeError(f"The node did not start:\n{log.read_text()}")
             time.sleep(0.1)
+
+
+def bodies_of(pids: Iterable[int]) -> list[str]:
+    """Return what Ray's workers among some processes run, as Ray names them."""
+    titles = map(_command, pids)
+    return [title for title in titles if title.startswith("ray::") and not title.startswith(_NO_BODY)]
 
 
 def _command(pid: int) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from integration_tests.ray_clusters import Nodes
+from integration_tests.ray_clusters import Nodes, bodies_of
 from integration_tests.shipping import ship_a_module
 from turnout import TaskRunner
 from turnout._backends import hold, release
@@ -19,38 +20,37 @@ from turnout.testing import (
     run_script,
     runner_expression,
 )
+from turnout.testing._footprint import descendants
 from turnout.testing._kit import Conformance, eventually, let_go
-from turnout.testing._scripts import ScriptConformance
 from turnout_runners.ray import RayTaskRunner
+from turnout_runners.ray._local import loopback_only, quietly
 
 # The one connection to Ray that this process has, kept up while a class of tests runs, and the cluster.
-_held: dict[str, TaskRunner] = {}
+_held: list[TaskRunner] = []
 _nodes: list[Nodes] = []
 
-ray = pytest.mark.xdist_group("ray")
 pytestmark = pytest.mark.cluster
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _no_cluster_stays_behind() -> Iterator[None]:
+@pytest.fixture(autouse=True, scope="class")
+def _nothing_stays_behind() -> Iterator[None]:
     yield
+    _let_go()
+
+
+def _let_go() -> None:
+    import ray
+
+    while _held:
+        release(_held.pop())
+    if ray.is_initialized():
+        ray.shutdown()
     while _nodes:
         _nodes.pop().stop()
 
 
-@pytest.fixture(autouse=True, scope="class")
-def _no_connection_stays_behind() -> Iterator[None]:
-    yield
-    _let_go_of_connections()
-
-
-def _let_go_of_connections() -> None:
-    while _held:
-        release(_held.popitem()[1])
-
-
 def two_nodes() -> Nodes:
-    """Return a cluster of two nodes with a processor each, which stays up for all tests of this module."""
+    """Return a cluster of two nodes with a processor each, which stays up for the tests of a class."""
     if not _nodes:
         nodes = Nodes()
         _nodes.append(nodes)
@@ -59,39 +59,43 @@ def two_nodes() -> Nodes:
     return _nodes[0]
 
 
-def connected(address: str, slots: int) -> TaskRunner:
+def connected(address: str | None, slots: int) -> TaskRunner:
     """Return a runner for an address to which this process stays connected while runners come and go.
 
-    Each new connection would cost seconds, and have Ray open other log files in this process, which it keeps.
+    Each new connection would cost seconds, and have Ray open other log files in this process, which it keeps. Without
+    an address it is a Ray of the runner's own, of two processors.
     """
-    if address not in _held:
-        runner = RayTaskRunner(address)
+    if not _held:
+        runner = RayTaskRunner(address, num_cpus=2)
         hold(runner)
-        _held[address] = runner
+        _held.append(runner)
     return RayTaskRunner(address, num_cpus=slots)
 
 
-class OnNodes(Conformance):
-    """On two nodes that were started by others."""
+class OnRay(Conformance):
+    """On a Ray that the tests of a class share."""
+
+    def bodies(self) -> list[str]:
+        """Return what the workers run."""
+        return _nodes[0].bodies()
 
     @pytest.fixture(autouse=True)
     def _processors_come_back(self, request: pytest.FixtureRequest) -> Iterator[None]:
-        """See that no body outlives its test, and have new nodes if Ray has lost a processor.
+        """See that no body outlives its test, and have a new Ray if this one has lost a processor.
 
         Ray 2.60 goes on counting the processor of a worker as used for ever if that is killed in the millisecond in
         which it gets its next task: 2 of 12 workers that were killed right after a task of a plain Ray program.
         """
         yield
-        if not (_nodes and _held):
+        if not _held:
             return
-        eventually(lambda: not _nodes[0].bodies(), "no body of the test runs any more", 15)
+        eventually(lambda: not self.bodies(), "no body of the test runs any more", 15)
         try:
             eventually(_all_processors_are_free, timeout=3)
         except TimeoutError:
             request.node.user_properties.append(("ran", "Ray had lost a processor, and got new nodes"))
             let_go(request.node)
-            _let_go_of_connections()
-            _nodes.pop().stop()
+            _let_go()
 
 
 def _all_processors_are_free() -> bool:
@@ -101,18 +105,22 @@ def _all_processors_are_free() -> bool:
     return bool(free.get("CPU") == all_.get("CPU"))
 
 
-@ray
-class TestRayOwn(ScriptConformance):
-    """On a Ray that the runner starts: scripts, each of which has its own, and who can reach it.
+@pytest.mark.xdist_group("ray: own")
+class TestRayOwn(OnRay, RunnerConformance):
+    """On a Ray that the runner starts."""
 
-    The rest of the kit would start some two hundred of them.
-    """
+    # It has as many workers as it thinks right, and the runner that the class keeps up has it stay.
+    kept = ("process ray::",)
 
     def make_runner(self, slots: int) -> TaskRunner:
-        return RayTaskRunner(num_cpus=slots)
+        return connected(None, slots)
+
+    def bodies(self) -> list[str]:
+        """Return what the workers run, which are below this process."""
+        return bodies_of(descendants(os.getpid()))
 
 
-class OnSomebodysRay(OnNodes, RunnerConformance):
+class OnSomebodysRay(OnRay, RunnerConformance):
     """What sounds a little different where the workers are somebody else's."""
 
     def test_L4_arguments_and_directory(  # noqa: N802 - the kit's name
@@ -137,7 +145,7 @@ class OnSomebodysRay(OnNodes, RunnerConformance):
         assert (done.returncode, done.stdout) == (0, "['--fast', 'x y']\n"), done.stderr
 
 
-@ray
+@pytest.mark.xdist_group("ray: two nodes")
 class TestRayClient(OnSomebodysRay):
     """From outside of the cluster, by way of its client server."""
 
@@ -151,7 +159,7 @@ class TestRayClient(OnSomebodysRay):
         ship_a_module(tmp_path, "ray", "RayTaskRunner", {"address": two_nodes().url})
 
 
-@ray
+@pytest.mark.xdist_group("ray: two nodes")
 class TestRayCluster(OnSomebodysRay):
     """From a node."""
 
@@ -159,21 +167,37 @@ class TestRayCluster(OnSomebodysRay):
         return connected(two_nodes().address, slots)
 
 
-class InBatches(OnNodes, DependencyConformance, FaultConformance):
+@pytest.mark.xdist_group("ray: initialized")
+class TestRayInitialized(OnSomebodysRay):
+    """On a Ray to which the program has connected itself: the two nodes of a ``ray.cluster_utils.Cluster``."""
+
+    def make_runner(self, slots: int) -> TaskRunner:
+        import ray
+
+        if not _nodes:
+            _nodes.append(Nodes())
+            _nodes[0].start_together()
+        if not ray.is_initialized():
+            with loopback_only(), quietly():
+                ray.init(_nodes[0].address)
+        return connected(_nodes[0].address, slots)
+
+
+class InBatches(OnRay, DependencyConformance, FaultConformance):
     """What depends on which calls travel together."""
 
     def make_runner(self, slots: int) -> TaskRunner:
         return connected(two_nodes().address, slots)
 
 
-@ray
+@pytest.mark.xdist_group("ray: batches")
 class TestRayMost(InBatches):
     """As many calls together as can."""
 
     batches = "most"
 
 
-@ray
+@pytest.mark.xdist_group("ray: batches")
 class TestRayRandom(InBatches):
     """As it comes."""
 

@@ -37,6 +37,7 @@ RUNNERS: Final = {
     "TestDaskTls": "dask: tls",
     "TestRayOwn": "ray: own",
     "TestRayCluster": "ray: two nodes",
+    "TestRayInitialized": "ray: initialized",
     "TestRayClient": "ray: client",
 }
 HEAD: Final = """# Which runner keeps which promise

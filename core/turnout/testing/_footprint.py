@@ -85,7 +85,7 @@ def _threads() -> Counter[str]:
 
 
 def _processes() -> Counter[str]:
-    return Counter(f"process {pid} {_command(pid)}" for pid in descendants(os.getpid()))
+    return Counter(f"process {_command(pid)} {pid}" for pid in descendants(os.getpid()))
 
 
 def _descriptors() -> Counter[str]:

@@ -59,6 +59,9 @@ class Conformance(abc.ABC):
     batches: ClassVar[Literal["measured", "one", "most", "random"]] = "measured"
     """How many calls travel together: as the engine measures, one, as many as can, or as it comes."""
 
+    kept: ClassVar[tuple[str, ...]] = ()
+    """How the names begin, in a :class:`Footprint`, of what a backend that the class keeps up may add to itself."""
+
     @abc.abstractmethod
     def make_runner(self, slots: int) -> TaskRunner:
         """Return a new runner that runs ``slots`` calls at once (an inline one may ignore the number)."""

@@ -37,7 +37,7 @@ class LeftoverConformance(Conformance):
 
     def test_L3_flow_leaves_nothing(self, fresh_runner: TaskRunner) -> None:
         """After flows there are no threads, processes, open files or shared memory more than before."""
-        _leaves_nothing(fresh_runner, lambda: _ignore(add.map(range(50), 1).result()))
+        self._leaves_nothing(fresh_runner, lambda: _ignore(add.map(range(50), 1).result()))
 
     def test_L3_large_values_leave_nothing(self, fresh_runner: TaskRunner) -> None:
         """Nor after flows that moved large values."""
@@ -46,7 +46,7 @@ class LeftoverConformance(Conformance):
             values = identity.map([bytes(2_000_000)] * 4)
             assert [len(value) for value in identity.map(values).result()] == [2_000_000] * 4
 
-        _leaves_nothing(fresh_runner, move)
+        self._leaves_nothing(fresh_runner, move)
 
     def test_L3_failing_flow_leaves_nothing(self, fresh_runner: TaskRunner) -> None:
         """Nor after flows that failed."""
@@ -55,7 +55,7 @@ class LeftoverConformance(Conformance):
             futures = [fail.submit(), identity.submit(postponed(fresh_runner)), *add.map(range(10), 1)]
             futures[0].result()
 
-        _leaves_nothing(fresh_runner, break_down, ValueError)
+        self._leaves_nothing(fresh_runner, break_down, ValueError)
 
     def test_L3_async_tasks_leave_nothing(self, fresh_runner: TaskRunner) -> None:
         """Nor after flows with async tasks."""
@@ -66,7 +66,7 @@ class LeftoverConformance(Conformance):
 
             await asyncio.sleep(0.001)
 
-        _leaves_nothing(fresh_runner, lambda: _ignore([nap.submit().result() for _ in range(5)]))
+        self._leaves_nothing(fresh_runner, lambda: _ignore([nap.submit().result() for _ in range(5)]))
 
     def test_L3_retries_leave_nothing(self, fresh_runner: TaskRunner) -> None:
         """Nor after flows with calls that were tried again, or still waited for it."""
@@ -77,7 +77,7 @@ class LeftoverConformance(Conformance):
             future.exception()
             waiting.cancel()
 
-        _leaves_nothing(fresh_runner, retry)
+        self._leaves_nothing(fresh_runner, retry)
 
     def test_L3_timeouts_leave_nothing(self, fresh_runner: TaskRunner, tmp_path: Path) -> None:
         """Nor after flows with calls that ran out of time, once their bodies have ended."""
@@ -88,7 +88,7 @@ class LeftoverConformance(Conformance):
             until_stopped.with_options(timeout_seconds=0.2).submit(signals).exception()
             signals.set("go")
 
-        _leaves_nothing(fresh_runner, time_out)
+        self._leaves_nothing(fresh_runner, time_out)
 
     def test_L3_cancelled_calls_leave_nothing(
         self, fresh_runner: TaskRunner, tmp_path: Path, declared: Declare
@@ -96,7 +96,7 @@ class LeftoverConformance(Conformance):
         """Nor after flows whose running calls were cancelled."""
         if fresh_runner.capabilities.inline or fresh_runner.capabilities.cancel == "none":
             declared("inline, or cancel: no running call is cancelled")
-            _leaves_nothing(fresh_runner, lambda: _ignore(postponed(fresh_runner).cancel()))
+            self._leaves_nothing(fresh_runner, lambda: _ignore(postponed(fresh_runner).cancel()))
             return
         numbers = iter(range(100))
 
@@ -106,19 +106,19 @@ class LeftoverConformance(Conformance):
             signals.wait("begun")
             assert future.cancel()
 
-        _leaves_nothing(fresh_runner, cancel)
+        self._leaves_nothing(fresh_runner, cancel)
 
     def test_L3_crashes_leave_nothing(self, fresh_runner: TaskRunner, declared: Declare) -> None:
         """Nor after flows in which workers died."""
         if fresh_runner.capabilities.in_process:
             declared("in_process: there is no worker that could die")
-            _leaves_nothing(fresh_runner, lambda: _ignore(add.submit(1, 2).result()))
+            self._leaves_nothing(fresh_runner, lambda: _ignore(add.submit(1, 2).result()))
             return
         breaks = not fresh_runner.capabilities.isolates_crashes
         if breaks:
             declared("isolates_crashes: a pool that breaks may keep what it had open")
         doomed = die.with_options(crash_retries=1)
-        _leaves_nothing(fresh_runner, lambda: _ignore(doomed.submit("kill").exception()), breaks=breaks)
+        self._leaves_nothing(fresh_runner, lambda: _ignore(doomed.submit("kill").exception()), breaks=breaks)
 
     def test_L3_base_exceptions_leave_nothing(self, fresh_runner: TaskRunner) -> None:
         """Nor after flows in whose body the user pressed Ctrl-C."""
@@ -127,7 +127,7 @@ class LeftoverConformance(Conformance):
             postponed(fresh_runner)
             raise KeyboardInterrupt
 
-        _leaves_nothing(fresh_runner, interrupt, KeyboardInterrupt)
+        self._leaves_nothing(fresh_runner, interrupt, KeyboardInterrupt)
 
     def test_L3_results_are_let_go(self, fresh_runner: TaskRunner) -> None:
         """After a flow nothing of Turnout's keeps arguments or results alive."""
@@ -220,6 +220,46 @@ class LeftoverConformance(Conformance):
         eventually(lambda: not any(alive(int(pid)) for pid in signals.notes("pid")), "the workers are gone", 10)
         assert signals.count("pid") == 4
 
+    def _leaves_nothing(
+        self,
+        runner: TaskRunner,
+        body: Callable[[], None],
+        raises: type[BaseException] | None = None,
+        *,
+        breaks: bool = False,
+    ) -> None:
+        """Run a body as a flow, twice more after a first time, and compare what the process holds.
+
+        With ``breaks`` the body breaks a pool of somebody else's, whose files and memory are not looked at then.
+        """
+        main = flow(task_runner=runner)(body)
+
+        def run() -> None:
+            if raises is None:
+                main()
+            else:
+                with pytest.raises(raises):
+                    main()
+
+        # The first time may import modules and start what the standard library keeps, such as its resource tracker.
+        at_first = Footprint.now()
+        run()
+
+        def threads() -> list[str]:
+            return [name for name in Footprint.now().beyond(at_first) if name.startswith("thread turnout")]
+
+        # The one of the timers takes a moment to see that there are none any more.
+        eventually(lambda: not threads(), "the threads are gone", 5)
+
+        def twice() -> None:
+            run()
+            run()
+
+        # loky 3.5 keeps a pipe and a semaphore of each pool that broke: nothing that we could close.
+        known = (*self.kept, *(("file", "memory") if breaks else ()))
+        # A pool of somebody else's may let go of what it had a little later than it says.
+        leaves_nothing(twice, known=known, patience=0.0 if runner.capabilities.ends_with_driver else 10.0)
+
 
 class Thing:
     """Can be referred to weakly."""
@@ -245,42 +285,6 @@ def note_pid_and_stay(signals: Signals, _: object) -> None:
     signals.note("pid", str(os.getpid()))
     signals.set("busy")
     time.sleep(100)
-
-
-def _leaves_nothing(
-    runner: TaskRunner, body: Callable[[], None], raises: type[BaseException] | None = None, *, breaks: bool = False
-) -> None:
-    """Run a body as a flow, twice more after a first time, and compare what the process holds.
-
-    With ``breaks`` the body breaks a pool of somebody else's, whose files and memory are not looked at then.
-    """
-    main = flow(task_runner=runner)(body)
-
-    def run() -> None:
-        if raises is None:
-            main()
-        else:
-            with pytest.raises(raises):
-                main()
-
-    # The first time may import modules and start what the standard library keeps, such as its resource tracker.
-    at_first = Footprint.now()
-    run()
-
-    def threads() -> list[str]:
-        return [name for name in Footprint.now().beyond(at_first) if name.startswith("thread turnout")]
-
-    # The one of the timers takes a moment to see that there are none any more.
-    eventually(lambda: not threads(), "the threads are gone", 5)
-
-    def twice() -> None:
-        run()
-        run()
-
-    # loky 3.5 keeps a pipe and a semaphore of each pool that broke: nothing that we could close.
-    known = ("file", "memory") if breaks else ()
-    # A pool of somebody else's may let go of what it had a little later than it says.
-    leaves_nothing(twice, known=known, patience=0.0 if runner.capabilities.ends_with_driver else 10.0)
 
 
 def leaves_nothing(run: Callable[[], object], known: tuple[str, ...] = (), patience: float = 0.0) -> None:

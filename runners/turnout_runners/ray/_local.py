@@ -33,10 +33,11 @@ _INSIDE: Final = "r"
 _STORE_PART: Final = 0.3
 _LARGEST_STORE: Final = 20 * 2**30
 _SMALLEST_STORE: Final = 100 * 2**20
-# How many workers that have nothing to do Ray keeps besides one for each processor. Tasks that wait for tasks of their
-# own need more than those; with none to spare Ray ends them after a second, and takes another to start each anew: 40
-# chains of three calls took 38 s on one processor, and 1.2 s with these.
-_SPARE_WORKERS: Final = 8
+# How long Ray keeps workers that have nothing to do, in milliseconds. Tasks that wait for tasks of their own need more
+# workers than there are processors; Ray would end those after a second, and take another to start each anew: 40 chains
+# of three calls took 38 s on one processor, and 1.5 s with this. Not by `num_workers_soft_limit`, which Ray takes for
+# how many may start for batches that wait for a processor, too: flows of short calls lost a quarter of a second.
+_KEEP_IDLE: Final = 60_000
 # How long processes get to end, in seconds.
 _PATIENCE: Final = 10.0
 
@@ -97,7 +98,6 @@ def _stop(processes: dict[int, str], folder: str) -> None:
 def _arguments(settings: Settings, folder: str) -> dict[str, Any]:
     from ray.job_config import JobConfig
 
-    processors = settings.num_cpus or os.cpu_count() or 1
     arguments = {
         "address": "local",
         # Workers put one after the other at the front.
@@ -111,9 +111,13 @@ def _arguments(settings: Settings, folder: str) -> dict[str, Any]:
         "object_store_memory": _store_size(),
         "_node_ip_address": _LOOPBACK,
         "_temp_dir": str(Path(folder, _INSIDE)),
-        "_system_config": {"num_workers_soft_limit": processors + _SPARE_WORKERS},
+        **settings.init_kwargs,
     }
-    return {name: value for name, value in {**arguments, **settings.init_kwargs}.items() if value is not None}
+    arguments["_system_config"] = {
+        "idle_worker_killing_time_threshold_ms": _KEEP_IDLE,
+        **(settings.init_kwargs.get("_system_config") or {}),
+    }
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _own_places() -> list[str]:
