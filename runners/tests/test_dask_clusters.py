@@ -27,9 +27,10 @@ from turnout.testing import Signals, run_script
 from turnout.testing._batches import batched
 from turnout.testing._bodies import gate, note
 from turnout.testing._footprint import listening
-from turnout.testing._kit import eventually
-from turnout_runners.dask import DaskTaskRunner, get_dask_client
+from turnout.testing._kit import eventually, run_on
+from turnout_runners.dask import DaskTaskRunner, _link, get_dask_client
 from turnout_runners.dask._link import Link
+from turnout_runners.dask._placement import Placement
 from turnout_runners.dask._wire import News
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("dask: special")]
@@ -645,6 +646,24 @@ def test_a_worker_that_comes_late_gets_work(elsewhere: Cluster, tmp_path: Path) 
         signals.set("go")
         assert [future.result() for future in futures] == ["begun"] * 3
         assert runner.slots() == 3
+
+
+def test_a_worker_that_comes_while_a_batch_is_put_aside(own: DaskTaskRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look for a worker and the note that there is none, one may come: the batch must not wait for more."""
+    looks = iter([None])
+    monkeypatch.setattr(_link, "place", lambda batch, workers: next(looks, Placement({}, frozenset())))
+    assert own._link is not None
+    # A cluster that lost one may get it back.
+    monkeypatch.setattr(own._link, "_most_workers", 3)
+    assert run_on(own, task(abs).submit, -1) == 1
+    assert own._link._unplaced.all() == []
+
+
+def test_a_worker_that_goes_while_a_batch_is_sent_to_it(own: DaskTaskRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask would wait for it to come back: the batch goes elsewhere."""
+    looks = iter([Placement({"workers": ["tcp://127.0.0.1:1"]}, frozenset({"tcp://127.0.0.1:1"}))])
+    monkeypatch.setattr(_link, "place", lambda batch, workers: next(looks, Placement({}, frozenset())))
+    assert run_on(own, task(abs).submit, -1) == 1
 
 
 def test_a_recall_that_overtakes_the_news_of_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

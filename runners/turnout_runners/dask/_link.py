@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import threading
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from turnout._failures import encode
 from turnout._serialization import Parcel
@@ -18,44 +16,23 @@ from turnout.errors import RunnerOptionError, RunnerStoppedError
 from turnout.runner import Batch, Host, Outcome, OutcomeKind, Stored, TaskRunner
 
 from ._asking import Asking
+from ._ended import Ended
 from ._journal import entries, journal_path
 from ._orders import Orders
-from ._placement import Placement, Worker, checked_options, place, why_nowhere
+from ._placement import Placement, Unplaced, Worker, checked_options, place, why_nowhere
+from ._reporter import Reporter
 from ._sent import Sent, verdicts
+from ._terms import Terms
 from ._wire import Kept, News, number_of
 
-__all__ = ["Link", "Terms", "topic_of_run"]
+__all__ = ["Link"]
 
 logger = logging.getLogger("turnout")
 
 # A cluster grows by what waits for it: it has to be shown that there is more to do than it can.
 _LEAST_OF_ELASTIC: Final = 50
-_LOOK_SECONDS: Final = 0.25
-# How long to wait, in seconds: for the news of a batch that is over; for a worker that a batch may run on.
+# How long to wait for the news of a batch that is over, in seconds.
 _NEWS_PATIENCE: Final = 2.0
-_PLACE_PATIENCE: Final = 4.0
-
-
-class Terms(NamedTuple):
-    """What is particular about the cluster."""
-
-    base: str
-    """The topic of the run."""
-    journal: str = ""
-    """The directory of the workers' journals, or nothing."""
-    is_nested: bool = False
-    """Whether batches come from a worker: they go first, and those that wait for others leave their place to those."""
-    is_elastic: bool = False
-    """Whether there may be more workers later, of whatever kind."""
-    cause_of_death: Callable[[str, int], str] = "the worker {} died".format
-    """Says of what the worker with an address and a process id died."""
-    check_connection: Callable[[], str | None] = lambda: None
-    """Says what is wrong with the connection, or None."""
-
-
-def topic_of_run() -> str:
-    """Return a topic that nobody else uses."""
-    return f"turnout-{uuid.uuid4().hex[:16]}"
 
 
 def _overhear(_: object) -> None:
@@ -92,14 +69,12 @@ class Link:
         self._number = 0
         self._open: dict[int, Sent] = {}
         self._numbers: dict[Batch, int] = {}
-        self._nowhere: dict[Batch, float] = {}
-        # Futures of batches that are over, and since when; an outcome overtakes Dask's own word of the end.
-        self._leaving: deque[tuple[float, Any]] = deque()
+        self._unplaced = Unplaced()
+        self._ended = Ended()
         self._lost: str | None = None
         self._slots = 1
         self._most_workers = 0
-        self._news: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._reporter = threading.Thread(target=self._report_news, name="turnout-dask-news", daemon=True)
+        self._reporter = Reporter(self._ended.let_go, self._look_around)
 
     def open(self) -> None:
         """Listen for news, and learn what workers there are."""
@@ -110,23 +85,17 @@ class Link:
 
     def await_ends(self) -> None:
         """Wait until Dask has heard that all batches are over which are: their news came before that word."""
-        import distributed
-
-        ended = [future for _, future in list(self._leaving) if future is not None]
-        with self.client.as_current(), contextlib.suppress(TimeoutError):
-            distributed.wait(ended, timeout=_NEWS_PATIENCE)  # type: ignore[no-untyped-call]
+        self._ended.wait(self.client)
 
     def close(self) -> None:
         """Let go of everything; the client stays open."""
-        self._news.put(None)
-        if self._reporter.is_alive() and self._reporter is not threading.current_thread():
-            self._reporter.join()
+        self._reporter.stop()
         with self._lock:
             self._lost = self._lost or "it has been stopped"
             self._open.clear()
             self._numbers.clear()
             self._orders.forget()
-            self._leaving.clear()
+            self._ended.clear()
         for topic in (self._topic, self._terms.base):
             with contextlib.suppress(Exception):
                 self.client.unsubscribe_topic(topic)
@@ -170,19 +139,22 @@ class Link:
         if not self._terms.is_elastic and self.workers and len(self.workers) >= self._most_workers:
             # No worker is missing that might come back.
             raise RunnerOptionError(why_nowhere(batch, self.workers))
-        with self._lock:
-            self._nowhere[batch] = time.monotonic()
+        self._unplaced.add(batch)
+        # Since the looks above a worker may have come, or the cluster gone, when nobody knew that this batch waits.
+        self._place_again([batch])
+        if self._lost is not None and self._unplaced.take(batch):
+            raise self._stopped()
 
     def _send(self, batch: Batch, placement: Placement) -> None:
         try:
             order = self._orders.packed(batch, self._future_of, has_workers=bool(self.workers))
         except LookupError:
             # What it needs is over. Sent again, it has that.
-            self._news.put(lambda: self._host.report(batch, _each(batch, OutcomeKind.RETURNED, None)))
+            self._reporter.put(lambda: self._host.report(batch, _each(batch, OutcomeKind.RETURNED, None)))
             return
         with self._lock:
             if self._lost is not None:
-                raise RunnerStoppedError(f"The Dask cluster can't be reached: {self._lost}. Start the flow again.")
+                raise self._stopped()
             self._number += 1
             sent = self._open[self._number] = Sent(self._number, batch)
             self._numbers[batch] = sent.number
@@ -192,6 +164,15 @@ class Link:
         except BaseException:
             self._forget(sent)
             raise
+        self._recall_from_nowhere(sent)
+
+    def _recall_from_nowhere(self, sent: Sent) -> None:
+        """Have a batch back that may only run on workers which have gone: Dask would wait for one to come back."""
+        if sent.only_on and not sent.only_on & self.workers.keys() and not sent.running:
+            self._recall(sent, stops=False)
+
+    def _stopped(self) -> RunnerStoppedError:
+        return RunnerStoppedError(f"The Dask cluster can't be reached: {self._lost}. Start the flow again.")
 
     def _future_of(self, batch: Batch) -> Any:
         with self._lock:
@@ -213,14 +194,14 @@ class Link:
 
     def cancel(self, batch: Batch) -> bool:
         """Have a batch stopped, or not begun; return whether it is under way."""
+        waited = self._unplaced.take(batch)
         with self._lock:
-            waited = self._nowhere.pop(batch, None)
             sent = self._open.get(self._numbers.get(batch, 0))
-        if waited is not None:
-            self._news.put(lambda: self._host.report(batch, _each(batch, OutcomeKind.RETURNED, None)))
+        if waited:
+            self._reporter.put(lambda: self._host.report(batch, _each(batch, OutcomeKind.RETURNED, None)))
         elif sent is not None:
             self._recall(sent, stops=True)
-        return waited is not None or sent is not None
+        return waited or sent is not None
 
     def _recall(self, sent: Sent, *, stops: bool) -> None:
         """Ask all workers not to begin a batch, and to stop it if it has begun and ``stops``."""
@@ -254,7 +235,7 @@ class Link:
 
     def _give_back(self, sent: Sent) -> None:
         """Take note that no worker has a batch, and none will begin it."""
-        self._news.put(lambda: self._report(sent, sent.rest(OutcomeKind.RETURNED)))
+        self._reporter.put(lambda: self._report(sent, sent.rest(OutcomeKind.RETURNED)))
 
     # News
 
@@ -262,35 +243,11 @@ class Link:
         """Take an event. Called in the client's loop, where nothing may wait."""
         message = event[1]
         if isinstance(message, bytes):
-            self._news.put(lambda: self._take_news(News.unpacked(message)))
+            self._reporter.put(lambda: self._take_news(News.unpacked(message)))
         elif message.get("op") == "lost":
-            self._news.put(lambda: self._worker_died(message["from"], message["pid"], message["keys"]))
+            self._reporter.put(lambda: self._worker_died(message["from"], message["pid"], message["keys"]))
         elif message.get("op") == "workers":
-            self._news.put(lambda: self._workers_changed(message["workers"]))
-
-    def _report_news(self) -> None:
-        """Call what is in the queue, and look around in between. Users' hooks run in here."""
-        looked = time.monotonic()
-        while True:
-            try:
-                action = self._news.get(timeout=_LOOK_SECONDS)
-                if action is None:
-                    return
-                action()
-                # What it held must not live until the next one comes.
-                action = None
-            except queue.Empty:
-                pass
-            except Exception:
-                action = None
-                logger.exception("News of a Dask cluster could not be taken.")
-            self._let_go()
-            if time.monotonic() - looked > _LOOK_SECONDS:
-                looked = time.monotonic()
-                try:
-                    self._look_around()
-                except Exception:
-                    logger.exception("The state of a Dask cluster could not be seen.")
+            self._reporter.put(lambda: self._workers_changed(message["workers"]))
 
     def _take_news(self, news: News) -> None:
         sent = self._open.get(news.number)
@@ -301,7 +258,7 @@ class Link:
                 # There is more room.
                 self._host.report(sent.batch, ())
             if sent.staying and sent.future is not None:
-                sent.future.add_done_callback(lambda _: self._news.put(lambda: self._collect(sent)))
+                sent.future.add_done_callback(lambda _: self._reporter.put(lambda: self._collect(sent)))
             self._report(sent, outcomes)
 
     def _collect(self, sent: Sent) -> None:
@@ -337,12 +294,10 @@ class Link:
         before = self._slots
         self.learn(workers)
         with self._lock:
-            nowhere, open_ = list(self._nowhere), list(self._open.values())
+            open_ = list(self._open.values())
         for sent in open_:
-            if sent.only_on and not sent.only_on & self.workers.keys() and not sent.running:
-                # Dask would wait for one of those to come back.
-                self._recall(sent, stops=False)
-        self._place_again(nowhere)
+            self._recall_from_nowhere(sent)
+        self._place_again(self._unplaced.all())
         if open_ and self._slots > before:
             # Nothing new of it: but there is room for more.
             self._host.report(open_[0].batch, ())
@@ -350,11 +305,8 @@ class Link:
     def _place_again(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
             placement = place(batch, self.workers)
-            if placement is None:
+            if placement is None or not self._unplaced.take(batch):
                 continue
-            with self._lock:
-                if self._nowhere.pop(batch, None) is None:
-                    continue
             try:
                 self._send(batch, placement)
             except Exception as error:
@@ -372,16 +324,8 @@ class Link:
             self._open.pop(sent.number, None)
             if self._numbers.get(sent.batch) == sent.number:
                 del self._numbers[sent.batch]
-        # Dask keeps its part for as long as somebody holds this. It shall hear of the end before, and show it.
-        self._leaving.append((time.monotonic(), sent.future))
+        self._ended.add(sent.future)
         sent.future = None
-
-    def _let_go(self) -> None:
-        while self._leaving:
-            since, future = self._leaving[0]
-            if future is not None and future.status == "pending" and time.monotonic() - since < _NEWS_PATIENCE:
-                return
-            self._leaving.popleft()
 
     # What no news tells of
 
@@ -393,7 +337,7 @@ class Link:
             self._connection_lost(problem)
             return
         now = time.monotonic()
-        self._give_up_nowhere(now)
+        self._give_up_unplaced()
         for sent in list(self._open.values()):
             # A worker that was asked to stop it may have died meanwhile, of which Dask does not tell then.
             is_orphan = bool(sent.stops_on) and not sent.stops_on & self.workers.keys()
@@ -423,28 +367,23 @@ class Link:
         elif not sent.is_recalled:
             self._report(sent, sent.rest(OutcomeKind.CRASHED, "Dask says that it is over, but its outcome is lost"))
 
-    def _give_up_nowhere(self, now: float) -> None:
-        with self._lock:
-            late = [batch for batch, since in self._nowhere.items() if now - since > _PLACE_PATIENCE]
-            if not self._terms.is_elastic:
-                for batch in late:
-                    del self._nowhere[batch]
-        for batch in late:
-            why = why_nowhere(batch, self.workers)
-            if not self._terms.is_elastic:
-                self._host.report(batch, _each(batch, OutcomeKind.FAILURE, encode(RunnerOptionError(why))))
-            elif self._nowhere.get(batch, 0.0) != float("inf"):
-                self._nowhere[batch] = float("inf")
-                logger.warning("Waiting for the cluster to grow: %s.", why)
+    def _give_up_unplaced(self) -> None:
+        if self._terms.is_elastic:
+            for batch in self._unplaced.late():
+                logger.warning("Waiting for the cluster to grow: %s.", why_nowhere(batch, self.workers))
+            return
+        for batch in self._unplaced.late():
+            if self._unplaced.take(batch):
+                error = encode(RunnerOptionError(why_nowhere(batch, self.workers)))
+                self._host.report(batch, _each(batch, OutcomeKind.FAILURE, error))
 
     def _connection_lost(self, problem: str) -> None:
         with self._lock:
             self._lost = problem
-            open_, nowhere = list(self._open.values()), list(self._nowhere)
-            self._nowhere.clear()
+            open_ = list(self._open.values())
         for sent in open_:
             self._report(sent, sent.rest(OutcomeKind.CRASHED, problem))
-        for batch in nowhere:
+        for batch in filter(self._unplaced.take, self._unplaced.all()):
             self._host.report(batch, _each(batch, OutcomeKind.CRASHED, problem))
 
 

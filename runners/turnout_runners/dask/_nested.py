@@ -8,9 +8,10 @@ from typing import Any
 
 from turnout.runner import Capabilities, Host
 
-from ._link import Link, Terms
+from ._link import Link
 from ._linked import FOREIGN, LinkedRunner
 from ._remote import current_work
+from ._terms import Terms
 
 __all__ = ["WorkerDaskRunner"]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -9,11 +12,13 @@ from turnout._resources import described
 from turnout.errors import RunnerOptionError
 from turnout.runner import Batch
 
-__all__ = ["Placement", "Worker", "checked_options", "place", "why_nowhere"]
+__all__ = ["Placement", "Unplaced", "Worker", "checked_options", "place", "why_nowhere"]
 
 _OPTIONS: Final = ("priority", "workers", "resources")
 # What a worker has, whether or not it declares it as a resource of Dask.
 _INNATE: Final = ("cpu", "memory")
+# How long a batch waits for a worker before anything is said, in seconds.
+_PATIENCE: Final = 4.0
 
 
 class Worker(NamedTuple):
@@ -139,3 +144,34 @@ def _described(worker: Worker) -> str:
     if worker.memory:
         has["memory"] = float(worker.memory)
     return f"{worker.name} ({described(has | dict(worker.resources))})"
+
+
+class Unplaced:
+    """Batches that no worker may run now, each with the time since when it waits. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._since: dict[Batch, float] = {}
+
+    def add(self, batch: Batch) -> None:
+        """Take a batch."""
+        with self._lock:
+            self._since[batch] = time.monotonic()
+
+    def take(self, batch: Batch) -> bool:
+        """Give a batch away, to one who asks for it only; return whether it was here."""
+        with self._lock:
+            return self._since.pop(batch, None) is not None
+
+    def all(self) -> list[Batch]:
+        """Return those that are here."""
+        with self._lock:
+            return list(self._since)
+
+    def late(self) -> list[Batch]:
+        """Return those that have waited for long, each only once."""
+        with self._lock:
+            now = time.monotonic()
+            late = [batch for batch, since in self._since.items() if now - since > _PATIENCE]
+            self._since.update(dict.fromkeys(late, math.inf))
+            return late

@@ -151,7 +151,8 @@ class DaskTaskRunner(LinkedRunner):
         """Start the cluster, or connect to it."""
         from ._clients import remember_client
         from ._clusters import connect
-        from ._link import Link, Terms, topic_of_run
+        from ._link import Link
+        from ._terms import Terms, topic_of_run
 
         settings = self._all_settings()
         connection = self._connection = connect(settings)
