@@ -145,16 +145,23 @@ class WindowDispatcher(FlightDispatcher):
         """Take from the queue what makes the next batch, and count it as in flight."""
         slots = self._backend.slots()
         with self._lock:
-            if self._quarantine is not None:
+            # A batch that waits may wait for one of those that are here: it must not keep them, nor they each other.
+            if self._quarantine is not None and not self._backend.is_waiting(self._quarantine):
                 return []
             # An early call that has ended may itself wait for a suspect: its worker died when others had its value.
-            if self._suspects and (self._in_flight or (self._early and self._early.any_under_way())):
+            if self._suspects and (self._any_runs() or (self._early and self._early.any_under_way())):
                 return []
             # None of the suspects may be wanted any more: then the others go on.
             calls = self._take_suspect() or self._take_next(slots)
             if calls:
                 self._in_flight += 1
             return calls
+
+    def _any_runs(self) -> bool:
+        """Return whether a batch is under way that waits for none of its own calls. With the lock held."""
+        # A copy: who settles a call takes it out without the lock.
+        batches = {batch for batch in list(self._sent.values()) if not _is_aside(batch)}
+        return self._in_flight > sum(map(self._backend.is_waiting, batches))
 
     def _take_suspect(self) -> list[Call]:
         while self._suspects:
@@ -221,7 +228,7 @@ class WindowDispatcher(FlightDispatcher):
             if ahead and isinstance(batch, PackedBatch):
                 inside = set(batch.calls)
                 batch.ahead.update((call, None) for call in ahead if call in inside)
-            if self._quarantine is not None:
+            if self._quarantine is calls[0]:
                 self._quarantine = batch
             self._sent.update(dict.fromkeys(batch.calls, batch))
         return batch
@@ -249,7 +256,8 @@ class WindowDispatcher(FlightDispatcher):
             if batch is None:
                 with self._lock:
                     self._in_flight -= 1
-                    self._quarantine = None
+                    if self._quarantine is calls[0]:
+                        self._quarantine = None
         if batch is not None:
             self._batching.learn_loads(batch.calls, batch.sizes)
         return batch
@@ -433,3 +441,7 @@ class WindowDispatcher(FlightDispatcher):
 
 def _is_unwanted(batch: Batch) -> bool:
     return any(call.future._type >= COMPLETED for call in batch.calls)
+
+
+def _is_aside(batch: Batch) -> bool:
+    return isinstance(batch, PackedBatch) and batch.is_aside

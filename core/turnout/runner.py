@@ -359,6 +359,14 @@ class TaskRunner(abc.ABC):
         """
         return contextlib.nullcontext()
 
+    def is_waiting(self, batch: Batch) -> bool:
+        """Return whether a batch under way waits for calls that it submitted, and that come to this same runner.
+
+        Such a batch does not count as running when something has to run alone. Its ``slots`` are one more meanwhile,
+        and the batch is reported anew, if only with no outcome. Any thread may ask. Must not wait.
+        """
+        return False
+
     @abc.abstractmethod
     def stop(self) -> None:
         """Stop what ``start`` started, and nothing else. Twice is fine, and so is a backend that never came up.

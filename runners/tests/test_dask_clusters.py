@@ -666,6 +666,94 @@ def test_a_worker_that_goes_while_a_batch_is_sent_to_it(own: DaskTaskRunner, mon
     assert run_on(own, task(abs).submit, -1) == 1
 
 
+def test_what_waits_behind_a_task_that_is_suddenly_long_goes_elsewhere(own: DaskTaskRunner, tmp_path: Path) -> None:
+    """Dask puts it there because that should be over in no time, and would forget it there."""
+    signals = Signals(str(tmp_path))
+
+    @task
+    def double(number: int) -> int:
+        return 2 * number
+
+    @task(dask_options={"workers": ["0"]})
+    def quick_at_first(name: str) -> None:
+        signals.set(f"{name} begun")
+        signals.wait(name)
+
+    @task(dask_options={"workers": ["1"]})
+    def always_slow(name: str) -> None:
+        signals.set(f"{name} begun")
+        time.sleep(0.1)
+
+    @flow(task_runner=own)
+    def main() -> list[int]:
+        signals.set("quick")
+        for _ in range(3):
+            quick_at_first.submit("quick").wait()
+            always_slow.submit("known").wait()
+            double.submit(1).wait()
+        results = []
+        for number in range(3):
+            # While both workers are busy, that of the quick one is the better place.
+            always_slow.submit(f"slow {number}")
+            signals.wait(f"slow {number} begun")
+            long = quick_at_first.submit(f"long {number}")
+            signals.wait(f"long {number} begun")
+            results.append(double.submit(number).result(timeout=10))
+            signals.set(f"long {number}")
+            long.wait()
+        return results
+
+    assert main() == [0, 2, 4]
+
+
+def test_a_nested_call_whose_worker_died_does_not_wait_for_those_that_wait_for_it(
+    own: DaskTaskRunner, tmp_path: Path
+) -> None:
+    """What may have killed a worker runs again when nothing else does; those above it, on one worker, only wait."""
+    signals = Signals(str(tmp_path))
+
+    @task(dask_options={"workers": ["1"]})
+    def bottom() -> str:
+        signals.note("bottom")
+        if signals.count("bottom") == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "bottom"
+
+    @task(dask_options={"workers": ["0"]})
+    def middle() -> str:
+        return bottom.submit().result()
+
+    @task(dask_options={"workers": ["0"]})
+    def top() -> str:
+        return middle.submit().result()
+
+    assert run_on(own, top.submit) == "bottom"
+    assert signals.count("bottom") == 2
+
+
+def test_a_call_that_runs_alone_may_wait_for_calls_of_its_own(own: DaskTaskRunner, tmp_path: Path) -> None:
+    """It may have killed a worker, and so has the cluster for itself; but what it submits goes the same way."""
+    signals = Signals(str(tmp_path))
+
+    @task
+    def suspect() -> str:
+        signals.note("suspect", str(os.getpid()))
+        if signals.count("suspect") == 1:
+            signals.set("dying")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return task(str).submit("nested").result()
+
+    @task(dask_options={"workers": ["0"]})
+    def top() -> int:
+        future = suspect.submit()
+        # Until then the slot is not given away: the suspect runs on the other worker, and then, alone, on this one.
+        signals.wait("dying")
+        assert future.result() == "nested"
+        return os.getpid()
+
+    assert str(run_on(own, top.submit)) == signals.notes("suspect")[1]
+
+
 def test_a_recall_that_overtakes_the_news_of_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Workers answer by another way than that of the news: that a batch is not there any more must not mean "never"."""
     take_event, signals = Link._take_event, Signals(str(tmp_path))

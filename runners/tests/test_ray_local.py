@@ -213,6 +213,25 @@ def test_losing_ray_ends_the_flow_and_not_the_process(tmp_path: Path) -> None:
     }
 
 
+def test_no_workers_are_started_for_batches_that_wait_for_a_processor(tmp_path: Path) -> None:
+    """More batches are sent than there are processors; Ray may start a worker for each processor, and no more."""
+    script = """
+        def workers():
+            titles = [Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants(os.getpid())]
+            own = ("ray::Mailbox", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+            return sum(title.startswith("ray::") and not title.startswith(own) for title in titles)
+
+        counts = []
+        with RayTaskRunner(num_cpus=2):
+            for _ in range(8):
+                assert double.map(range(3000)).result() == list(range(0, 6000, 2))
+                counts.append(workers())
+        tell(counts=counts)
+    """
+    # Some that are about to be there, and some that are free, are counted as if they were neither.
+    assert max(told_by(script, tmp_path)["counts"]) <= 4
+
+
 def test_prints_of_tasks_and_nothing_else_on_standard_output(tmp_path: Path) -> None:
     """Prints of tasks go to what is the driver's standard output, and nothing of Ray's beside them."""
     script = """

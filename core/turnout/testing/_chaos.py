@@ -207,6 +207,10 @@ class ChaosTaskRunner(TaskRunner):
         """Return what the inner runner has for calls that wait."""
         return self.inner.waiting()
 
+    def is_waiting(self, batch: Batch) -> bool:
+        """Return what the inner runner says of a batch."""
+        return self.inner.is_waiting(batch)
+
     def stop(self) -> None:
         """Tell what is still held back, and stop the inner runner."""
         if self._courier is not None:

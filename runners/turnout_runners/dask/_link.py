@@ -190,6 +190,12 @@ class Link:
         assert isinstance(value, Parcel), "plain values are small, and come with the news"
         return value
 
+    def is_waiting(self, batch: Batch) -> bool:
+        """Return whether a batch waits for others that may come this way."""
+        sent = self._open.get(self._numbers.get(batch, 0))
+        # In a driver, what it waits for goes another way, by the worker's own link.
+        return self._terms.is_nested and sent is not None and sent.is_waiting
+
     # Cancelling
 
     def cancel(self, batch: Batch) -> bool:

@@ -56,6 +56,10 @@ class LinkedRunner(TaskRunner):
         if self._link is not None:
             self._link.recall(batch)
 
+    def is_waiting(self, batch: Batch) -> bool:
+        """Return whether a batch waits for others that it sent this way."""
+        return self._link is not None and self._link.is_waiting(batch)
+
     def fetch(self, stored: Stored) -> Parcel:
         """Bring a value here."""
         return self._linked().fetch(stored)

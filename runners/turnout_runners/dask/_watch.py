@@ -13,10 +13,13 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 from distributed.diagnostics.plugin import SchedulerPlugin
+from tornado.ioloop import PeriodicCallback
 
 __all__ = ["ShippedWatch", "Watch"]
 
 _BEYOND_SUSPICION = -1_000_000
+# How often to look whether workers are idle that count as such, in seconds.
+_LOOK_SECONDS = 0.25
 
 
 class Watch(SchedulerPlugin):
@@ -42,6 +45,7 @@ class Watch(SchedulerPlugin):
         self.lost: dict[str, list[str]] = defaultdict(list)
         # The process ids of workers by their addresses, under which others may come back.
         self.pids: dict[str, int] = {}
+        self.looks: Any = None
 
     async def start(self, scheduler: Any) -> None:
         """Begin with what workers there are."""
@@ -49,6 +53,23 @@ class Watch(SchedulerPlugin):
         self.tell_workers()
         # It is not among the plugins yet that are told of it.
         self.log_event(self.base, None)
+        self.looks = PeriodicCallback(self.see_who_is_busy, _LOOK_SECONDS * 1000)
+        self.looks.start()
+
+    async def close(self) -> None:
+        """End with the scheduler."""
+        if self.looks is not None:
+            self.looks.stop()
+
+    def see_who_is_busy(self) -> None:
+        """Have Dask see that a worker is not idle whose task takes longer than others of its name.
+
+        Dask takes a worker for idle whose tasks should be over in no time, and looks again when one of them is. If all
+        count as idle it moves no task: one that waits behind a task which is suddenly long would wait to its end.
+        """
+        for worker in list(self.scheduler.idle.values()):
+            if len(worker.processing) > worker.nthreads:
+                self.scheduler.check_idle_saturated(worker)
 
     def update_graph(self, scheduler: Any, *, annotations: Mapping[str, Mapping[Any, Any]], **_: Any) -> None:
         """Make the first death of a worker final for our tasks, whatever the scheduler's ``allowed-failures``."""
@@ -124,6 +145,8 @@ class Watch(SchedulerPlugin):
         if client != self.client:
             return
         scheduler.plugins.pop(self.name, None)
+        if self.looks is not None:
+            self.looks.stop()
         with contextlib.suppress(AttributeError):
             for topic in [topic for topic in scheduler._broker._topics if topic.startswith(self.base)]:
                 del scheduler._broker._topics[topic]
