@@ -30,10 +30,12 @@ main()
 # Two nodes that one process starts, as programs do that test what they made for Ray.
 _TOGETHER: Final = """
 import signal, sys
-from ray._private import ray_constants, services
+from ray._private import ray_constants, services, utils
 ray_constants.ENABLE_RAY_CLUSTER = True
 services.resolve_ip_for_localhost = lambda host: host
 services.get_node_ip_address = lambda address=None: "127.0.0.1"
+# It would note its address for all programs of this machine.
+utils.write_ray_address = lambda *_: None
 from ray.cluster_utils import Cluster
 port, folder, store = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 head = {"gcs_server_port": port, "temp_dir": folder, "include_dashboard": False}

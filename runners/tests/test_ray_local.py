@@ -308,8 +308,8 @@ def test_cancels_that_meet_the_ends_of_tasks_do_not_end_the_driver(tmp_path: Pat
         import ray
 
         @ray.remote(max_retries=0)
-        def nothing():
-            pass
+        def nothing(seconds):
+            time.sleep(seconds)
 
         def is_cancelled(reference):
             try:
@@ -327,7 +327,8 @@ def test_cancels_that_meet_the_ends_of_tasks_do_not_end_the_driver(tmp_path: Pat
             ends = set()
             end = time.monotonic() + 8
             while time.monotonic() < end:
-                references = [nothing.remote() for _ in range(50)]
+                # Some are over before they are cancelled, and some behind others are not.
+                references = [nothing.remote(0.002 * (number // 20)) for number in range(50)]
                 for reference in references:
                     cancel(reference, force=False)
                 ends.update(map(is_cancelled, references))
