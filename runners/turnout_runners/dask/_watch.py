@@ -13,7 +13,6 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 from distributed.diagnostics.plugin import SchedulerPlugin
-from tornado.ioloop import PeriodicCallback
 
 __all__ = ["ShippedWatch", "Watch"]
 
@@ -45,7 +44,7 @@ class Watch(SchedulerPlugin):
         self.lost: dict[str, list[str]] = defaultdict(list)
         # The process ids of workers by their addresses, under which others may come back.
         self.pids: dict[str, int] = {}
-        self.looks: Any = None
+        self.looks: asyncio.Future[None] | None = None
 
     async def start(self, scheduler: Any) -> None:
         """Begin with what workers there are."""
@@ -53,13 +52,20 @@ class Watch(SchedulerPlugin):
         self.tell_workers()
         # It is not among the plugins yet that are told of it.
         self.log_event(self.base, None)
-        self.looks = PeriodicCallback(self.see_who_is_busy, _LOOK_SECONDS * 1000)
-        self.looks.start()
+        self.looks = asyncio.ensure_future(self._look())
 
     async def close(self) -> None:
         """End with the scheduler."""
+        self._look_no_more()
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            self.see_who_is_busy()
+
+    def _look_no_more(self) -> None:
         if self.looks is not None:
-            self.looks.stop()
+            self.looks.cancel()
 
     def see_who_is_busy(self) -> None:
         """Have Dask see that a worker is not idle whose task takes longer than others of its name.
@@ -145,8 +151,7 @@ class Watch(SchedulerPlugin):
         if client != self.client:
             return
         scheduler.plugins.pop(self.name, None)
-        if self.looks is not None:
-            self.looks.stop()
+        self._look_no_more()
         with contextlib.suppress(AttributeError):
             for topic in [topic for topic in scheduler._broker._topics if topic.startswith(self.base)]:
                 del scheduler._broker._topics[topic]
