@@ -38,8 +38,8 @@ def _head(measurements: Sequence[Measurement]) -> str:
     return (
         "# Measured\n\n"
         "By [the benchmarks](../benchmarks/README.md), written down by `python -m benchmarks.results`; a runner and "
-        "the backend that it stands on were measured in one run. [Speed](performance.md) tells how it is measured, and how "
-        "to read it.\n\n"
+        "the backend that it stands on were measured in one run. [Speed](performance.md) tells how it is measured, and "
+        "how to read it.\n\n"
         f"{system}, Python {versions.get('python', '')}, {software}; {workers} workers for each "
         f"system, up to {most} rounds in which the systems take turns. Medians, with quartiles in parentheses. Only "
         "ratios mean something on another machine."
