@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -786,6 +787,36 @@ def test_a_recall_that_overtakes_the_news_of_the_end(monkeypatch: pytest.MonkeyP
         for future in futures:
             future.wait()
     assert sorted(map(int, signals.notes("ran"))) == list(range(20))
+
+
+def test_nothing_runs_again_when_a_script_ends_with_a_runner_up(tmp_path: Path) -> None:
+    """Dask closes one worker after the other then, and makes anew on the rest what somebody still wants."""
+    script = f"""
+        import asyncio
+        from turnout.testing import Signals
+        from turnout.testing._leftovers import note_pid
+        from turnout_runners.dask import DaskTaskRunner
+        from turnout_runners.dask._ended import Ended
+        from turnout_runners.dask._own import _Nanny
+
+        # Dask has not told yet that anything is over; and one worker ends late.
+        Ended.let_go = lambda self: None
+        close = _Nanny.close
+
+        async def close_late(self, *args, **kwargs):
+            if self.name:
+                await asyncio.sleep(1)
+            return await close(self, *args, **kwargs)
+
+        _Nanny.close = close_late
+        runner = DaskTaskRunner(n_workers=2)
+        runner.__enter__()
+        for future in note_pid.map([Signals({str(tmp_path)!r})] * 4, range(4)):
+            future.result()
+    """
+    done = run_script(textwrap.dedent(script), tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Signals(str(tmp_path)).count("pid") == 4
 
 
 def test_a_lost_scheduler_ends_the_flow(elsewhere: Cluster, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import os
 import pickle
@@ -154,6 +155,9 @@ class DaskTaskRunner(LinkedRunner):
         from ._link import Link
         from ._terms import Terms, topic_of_run
 
+        # A script may end with this still up. Dask's own end closes one worker after the other, and has the rest run
+        # again what those had the results of, if nobody has let go of them before.
+        atexit.register(self.stop)
         settings = self._all_settings()
         connection = self._connection = connect(settings)
         base = topic_of_run()
@@ -226,6 +230,7 @@ class DaskTaskRunner(LinkedRunner):
         """Close what was started, and leave the rest as it was."""
         from ._clients import forget_client
 
+        atexit.unregister(self.stop)
         link, self._link = self._link, None
         connection, self._connection = self._connection, None
         if link is not None:
