@@ -18,28 +18,27 @@ from typing import Any, Final
 
 __all__ = ["Nodes", "bodies_of", "free_port"]
 
-# `ray start`, which otherwise replaces a loopback address by one of a network, or else starts no second node.
-_START: Final = """
+# Ray otherwise replaces a loopback address by one of a network, or else starts no second node.
+_ON_LOOPBACK: Final = """
 from ray._private import ray_constants, services
 ray_constants.ENABLE_RAY_CLUSTER = True
 services.resolve_ip_for_localhost = lambda host: host
 services.get_node_ip_address = lambda address=None: "127.0.0.1"
+"""
+_START: Final = f"""{_ON_LOOPBACK}
 from ray.scripts.scripts import main
 main()
 """
 # Two nodes that one process starts, as programs do that test what they made for Ray.
-_TOGETHER: Final = """
+_TOGETHER: Final = f"""{_ON_LOOPBACK}
 import signal, sys
-from ray._private import ray_constants, services, utils
-ray_constants.ENABLE_RAY_CLUSTER = True
-services.resolve_ip_for_localhost = lambda host: host
-services.get_node_ip_address = lambda address=None: "127.0.0.1"
+from ray._private import utils
 # It would note its address for all programs of this machine.
 utils.write_ray_address = lambda *_: None
 from ray.cluster_utils import Cluster
 port, folder, store = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-head = {"gcs_server_port": port, "temp_dir": folder, "include_dashboard": False}
-cluster = Cluster(initialize_head=True, head_node_args={**head, "num_cpus": 1, "object_store_memory": store})
+head = dict(gcs_server_port=port, temp_dir=folder, include_dashboard=False)
+cluster = Cluster(initialize_head=True, head_node_args=dict(head, num_cpus=1, object_store_memory=store))
 cluster.add_node(num_cpus=1, object_store_memory=store)
 print("Ray runtime started")
 sys.stdout.flush()
