@@ -1,7 +1,13 @@
-"""What holds for every module of tests here: its functions reach workers, and nothing that it started outlives it."""
+"""What holds for every module of tests here: its functions reach workers, and nothing that it started outlives it.
+
+For all tests of a run: one that takes too long ends its process, and what that has forked, with the stacks shown.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
+import os
 import re
 import signal
 import threading
@@ -11,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import pytest_timeout  # type: ignore[import-untyped]
 
 from turnout.testing.plugin import travel_by_value
 
@@ -18,14 +25,46 @@ PATIENCE: Final = 10.0
 """Seconds that threads and workers get to end, once they have been told to."""
 
 _HERE: Final = Path(__file__).parent
-_TASKS: Final = Path("/proc/self/task")
+_STDERR: Final = pytest.StashKey[int]()
+_TIMER: Final = pytest.StashKey[threading.Timer]()
 _OURS: Final = re.compile(rb"\bturnout(_runners)?\.")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    # While tests run, standard error is a file of pytest's.
+    config.stash[_STDERR] = os.dup(2)
     # A shell has what it starts in the background ignore Ctrl-C, and so would every program that a test starts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_timeout_set_timer(item: pytest.Item, settings: pytest_timeout.Settings) -> bool:
+    timer = threading.Timer(settings.timeout, _end, [item, settings])
+    timer.daemon = True
+    item.stash[_TIMER] = timer
+    timer.start()
+    return True
+
+
+def pytest_timeout_cancel_timer(item: pytest.Item) -> bool:
+    item.stash[_TIMER].cancel()
+    return True
+
+
+def _end(item: pytest.Item, settings: pytest_timeout.Settings) -> None:
+    # pytest-timeout shows them on standard output, and that of xdist's processes goes nowhere.
+    os.write(item.config.stash[_STDERR], f"\n{item.nodeid} took longer than {settings.timeout:g} s.\n".encode())
+    faulthandler.dump_traceback(item.config.stash[_STDERR])
+    # What this process has forked holds its pipes: nobody would learn of its end, and the run would wait for ever.
+    for pid in _descendants(os.getpid()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    pytest_timeout.timeout_timer(item, settings)
+
+
+def _descendants(pid: int) -> list[int]:
+    children = _children(pid)
+    return children + [descendant for child in children for descendant in _descendants(child)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,10 +97,14 @@ def _threads() -> set[str]:
 
 def _workers() -> set[str]:
     """Return the child processes that run code of ours. Other systems than Linux don't tell: there are none there."""
-    pids = {pid for children in _TASKS.glob("*/children") for pid in _read(children).decode().split()}
-    commands = {pid: _read(Path("/proc", pid, "cmdline")).split(b"\0") for pid in pids}
+    commands = {pid: _read(Path(f"/proc/{pid}/cmdline")).split(b"\0") for pid in _children(os.getpid())}
     # The first word is the interpreter, whose folder may well be named after the project.
     return {f"process {pid}" for pid, words in commands.items() if any(map(_OURS.search, words[1:]))}
+
+
+def _children(pid: int) -> list[int]:
+    lists = [_read(children) for children in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for children in lists for child in children.split()]
 
 
 def _read(path: Path) -> bytes:

@@ -7,12 +7,16 @@ import functools
 import logging
 import os
 import pickle
+import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from concurrent.futures.thread import BrokenThreadPool
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import executorlib  # type: ignore[import-untyped]
@@ -22,6 +26,9 @@ import pytest
 from turnout import CrashedRun, RunnerStartError, RunnerStoppedError, TaskFuture, flow, task
 from turnout.registry import resolve
 from turnout.runner import Batch, Outcome, OutcomeKind
+from turnout.testing import Signals
+from turnout.testing._kit import eventually
+from turnout.testing._open_calls import alive
 from turnout_runners.executor import ExecutorTaskRunner
 
 
@@ -448,6 +455,73 @@ def test_real_processes_that_die_are_replaced() -> None:
 
 
 # Whose pool it is
+
+
+@task(crash_retries=1)
+def die_halfway(signals: Signals, forks: bool) -> str:
+    """Return a result of which the worker sends half as it dies, but the second time."""
+    if forks and os.fork() == 0:
+        # It holds the other side of the pipe from which the driver waits for the rest.
+        signals.note("child", str(os.getpid()))
+        while True:
+            time.sleep(60)
+    signals.note("ran")
+    if signals.count("ran") == 1:
+        Connection._send = _send_half_and_die  # type: ignore[attr-defined]
+    return "whole"
+
+
+def _send_half_and_die(connection: Any, data: bytes, write: object = None) -> None:
+    os.write(connection.fileno(), bytes(data)[: len(data) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("forks", [False, True], ids=["alone", "with a child of its own"])
+@pytest.mark.parametrize("factory", [ProcessPoolExecutor, loky.ProcessPoolExecutor])
+def test_a_worker_that_dies_as_it_sends_is_noticed(
+    factory: type[Executor], forks: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    signals = Signals(str(tmp_path))
+    runner = ExecutorTaskRunner(factory, max_workers=2)
+    try:
+        with runner:
+            # The other worker lives, and has the pipe open, too.
+            doubled_by(runner, range(2))
+            assert die_halfway.submit(signals, forks).result(timeout=30) == "whole"
+            assert doubled_by(runner, range(3)) == [0, 4, 8]
+    finally:
+        for pid in signals.notes("child"):
+            os.kill(int(pid), signal.SIGKILL)
+    assert any("the pool did not notice" in message for message in caplog.messages)
+
+
+@task
+def stay_once(signals: Signals) -> str:
+    signals.note("stays", str(os.getpid()))
+    if signals.count("stays") == 1:
+        signals.wait("never")
+    return "ran again"
+
+
+@task(crash_retries=0)
+def die() -> None:
+    os._exit(3)
+
+
+def test_workers_forked_under_a_handler_of_the_driver_end_with_their_pool(tmp_path: Path) -> None:
+    """A pool that breaks ends its workers with SIGTERM; what the driver does then would let them live."""
+    signals = Signals(str(tmp_path))
+    before = signal.signal(signal.SIGTERM, lambda *_: signals.note("SIGTERM"))
+    try:
+        with ExecutorTaskRunner(ProcessPoolExecutor, max_workers=2):
+            staying = stay_once.submit(signals)
+            signals.wait_count("stays", 1)
+            assert isinstance(die.submit().exception(timeout=30), CrashedRun)
+            assert staying.result(timeout=30) == "ran again"
+            eventually(lambda: not alive(int(signals.notes("stays")[0])), "the worker of the broken pool is gone")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert signals.count("SIGTERM") == 0
 
 
 def test_a_pool_that_was_handed_in_stays_up() -> None:

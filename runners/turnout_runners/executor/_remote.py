@@ -8,7 +8,7 @@ import signal
 from turnout.runner import Outcome
 from turnout.worker import run_batch
 
-__all__ = ["leave_ctrl_c_to_the_driver", "run_packed"]
+__all__ = ["forget_signals_of_the_driver", "run_packed"]
 
 
 def run_packed(data: bytes) -> bytes:
@@ -19,7 +19,12 @@ def run_packed(data: bytes) -> bytes:
     return pickle.dumps(outcomes, protocol=5)
 
 
-def leave_ctrl_c_to_the_driver() -> None:
-    """Have a worker of a pool pass over Ctrl-C, which a terminal sends to all: it would end with a traceback."""
+def forget_signals_of_the_driver() -> None:
+    """Have a worker of a pool pass over Ctrl-C, and end at SIGTERM.
+
+    A terminal sends Ctrl-C to all processes: the worker would end with a traceback. With SIGTERM a pool ends its
+    workers; one that was forked while a flow ran has the flow's handler, which would let it live.
+    """
     # Not SIG_IGN, which programs that tasks start would inherit.
     signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

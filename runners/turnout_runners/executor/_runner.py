@@ -9,6 +9,7 @@ import importlib
 import logging
 import os
 import pickle
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -29,7 +30,7 @@ from turnout.runner import (
     check_count,
 )
 
-from ._remote import leave_ctrl_c_to_the_driver, run_packed
+from ._remote import forget_signals_of_the_driver, run_packed
 
 __all__ = ["ExecutorTaskRunner"]
 
@@ -121,7 +122,7 @@ class ExecutorTaskRunner(TaskRunner):
         if isinstance(self._source, type):
             settings: dict[str, Any] = {} if self._max_workers is None else {"max_workers": self._max_workers}
             if self._source is ProcessPoolExecutor:
-                settings["initializer"] = leave_ctrl_c_to_the_driver
+                settings["initializer"] = forget_signals_of_the_driver
             made = self._source(**settings)
         else:
             made = self._source()  # type: ignore[operator]
@@ -241,6 +242,8 @@ class _Pool:
         else:
             _shut_down(self.executor)
         for broken in self._broken_ones:
+            # What is left of one runs nothing that anybody waits for, and may have refused to end.
+            _kill(_processes_of(broken))
             _shut_down(broken)
 
     def _look_later(self) -> None:
@@ -343,17 +346,39 @@ def _kill(processes: Iterable[Any]) -> None:
 
 
 def _has_dead_process(executor: Executor) -> bool:
-    # Not by asking the processes, which would take note of their ends in the place of the pool's own thread.
     with contextlib.suppress(Exception):
-        return bool(connection.wait([process.sentinel for process in _processes_of(executor)], 0))
+        return any(map(_is_dead, _processes_of(executor)))
     return False
 
 
+def _is_dead(process: Any) -> bool:
+    # Not by asking the process, which would take note of its end in the place of the pool's own thread.
+    if sys.platform == "darwin":
+        return bool(connection.wait([process.sentinel], 0))
+    # Nor by its sentinel where there is better: a child that a task has forked holds that open.
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
+
+
 def _break(executor: Any) -> None:
-    """Kill all of a pool, and close what it is read from: then it gets an end of file instead of the rest."""
+    """Kill all of a pool, and end the wait of its thread for the rest of a result.
+
+    The pipe has no end while anybody holds the other side, such as a process that a task has forked. So the descriptor
+    is made to read from nowhere, and one byte has the thread, which waits in a read, come back and look again.
+    """
     _kill(_processes_of(executor))
     with contextlib.suppress(Exception):
-        executor._result_queue._writer.close()
+        results = executor._result_queue
+        nowhere = os.open(os.devnull, os.O_RDONLY)
+        try:
+            os.dup2(nowhere, results._reader.fileno(), inheritable=False)
+        finally:
+            os.close(nowhere)
+        # Full if the thread is not reading: then it needs no byte either.
+        os.set_blocking(results._writer.fileno(), False)
+        os.write(results._writer.fileno(), b"\0")
 
 
 def _for_each(batch: Batch, kind: OutcomeKind, data: Any) -> list[Outcome]:
