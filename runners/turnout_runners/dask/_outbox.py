@@ -35,7 +35,7 @@ class Outbox:
         self._journals: dict[str, Journal] = {}
         self._is_scheduled = False
 
-    def send(self, news: News, journals: str) -> None:
+    def send(self, news: News, journals: str, *, is_last: bool = False) -> None:
         """Send news of a batch, from any thread.
 
         Parameters
@@ -44,6 +44,8 @@ class Outbox:
             The news.
         journals
             The directory of the workers' journals, or nothing.
+        is_last
+            Whether they can wait for :meth:`flush_last`.
         """
         message = news.packed()
         with self._lock:
@@ -51,7 +53,7 @@ class Outbox:
             if journal is not None:
                 journal.write(message)
             self._pending.append((news.topic, message, journal))
-            if self._is_scheduled:
+            if is_last or self._is_scheduled:
                 return
             self._is_scheduled = True
         # What others emit until the loop comes to it goes along.
@@ -68,6 +70,28 @@ class Outbox:
                     journal.restart(message for _, message, its in pending if its is journal)
         for topic, message, _ in pending:
             self._worker.log_event(topic, message)
+
+    def flush_last(self) -> None:
+        """Hand everything to Dask at the end of a task, to go with the word of that end. Called in the worker's loop.
+
+        Dask sends what it is given at once, and what comes within the next two milliseconds after those. If the news
+        went first, the word of the end would be late; and the driver, quicker than the scheduler, would let values go
+        of which the scheduler tells the worker, and then has the next task wait for five more. Between two tasks of
+        64 MB each that made 5 ms instead of 2.4.
+        """
+        stream = self._worker.batched_stream
+        if not self._pending or getattr(stream, "next_deadline", 0) is not None:
+            # What is given to a stream that has a deadline waits for that anyway.
+            self.flush()
+            return
+        # The stream is not woken while it has a deadline.
+        stream.next_deadline = 0.0
+        try:
+            self.flush()
+        finally:
+            stream.next_deadline = None
+        # Some steps from now: the end of a task that was cancelled has no word that would wake it.
+        self._worker.loop.add_callback(self._worker.loop.add_callback, self._worker.loop.add_callback, stream.waker.set)
 
     def wait_until_sent(self) -> None:
         """Wait, in a thread that is not the loop's, until all that was told before is on its way.

@@ -194,7 +194,7 @@ class Work:
             del self.site.works[key]
             self.site.ended.add(key)
             # Dask must hear of the news before it hears of the end.
-            self.site.outbox.flush()
+            self.site.outbox.flush_last()
         if self._failure is not None:
             raise RuntimeError(self._failure)
         # The context leads back here, so this object lives until garbage is collected; large results must not.
@@ -289,7 +289,9 @@ class Work:
             self._serial += 1
             noted = [self._noted(outcome) for outcome in outcomes]
             news = News(self.header.topic, self.header.number, self._serial, self._is_waiting, noted)
-            self.site.outbox.send(news, self.header.journal)
+            # A thread that a body left behind may have more to say when the end has been told.
+            is_last = not self._open and not self._ended.done()
+            self.site.outbox.send(news, self.header.journal, is_last=is_last)
 
     def _noted(self, outcome: Outcome) -> Outcome:
         if outcome.kind is OutcomeKind.STARTED:
