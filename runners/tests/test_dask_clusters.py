@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import pickle
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
+import distributed
 import numpy as np
 import pytest
+from dask.delayed import delayed
 
 from integration_tests.dask_clusters import Cluster
 from turnout import flow, get_run_logger, task
@@ -540,6 +543,41 @@ def test_the_client_in_a_flow_and_in_a_task(own: DaskTaskRunner) -> None:
     assert main() == (32, [14] * 4)
 
 
+def test_a_client_may_be_used_in_a_block_and_is_not_closed(own: DaskTaskRunner) -> None:
+    @task
+    def total(count: int) -> int:
+        with get_dask_client() as client:
+            assert distributed.get_client() is client
+            return int(delayed(sum)(list(range(count))).compute())
+
+    @flow(task_runner=own)
+    def main() -> list[int]:
+        with get_dask_client() as client, get_dask_client():
+            there = client.submit(pow, 2, 5).result()
+            # Without the block, this runs in threads of this process.
+            pid = delayed(os.getpid)().compute()
+        client.close()
+        assert pid != os.getpid()
+        return [there, *total.map([3, 4, 5]).result()]
+
+    assert main() == [32, 3, 6, 10]
+    assert main() == [32, 3, 6, 10]
+
+
+def test_a_client_that_is_lent_lives_in_async_blocks(own: DaskTaskRunner) -> None:
+    @task
+    def double(number: int) -> int:
+        return 2 * number
+
+    @flow(task_runner=own)
+    async def main() -> int:
+        async with get_dask_client() as client:
+            there = client.submit(pow, 2, 5).result()
+        return int(there + await double.submit(1))
+
+    assert asyncio.run(main()) == 34
+
+
 def test_dask_knows_the_worker_in_a_body(own: DaskTaskRunner) -> None:
     @task
     def address() -> str:
@@ -549,6 +587,45 @@ def test_dask_knows_the_worker_in_a_body(own: DaskTaskRunner) -> None:
 
     with own:
         assert address.submit().result().startswith("tcp://127.0.0.1:")
+
+
+# Words on the way
+
+
+def _payloads(dask_worker: Any) -> list[list[str]]:
+    return [[message["op"] for message in payload] for payload in dask_worker.batched_stream.recent_message_log]
+
+
+def test_the_end_of_a_batch_and_its_news_go_together(own: DaskTaskRunner) -> None:
+    """What goes alone keeps the next from going for some milliseconds, and with it the next call."""
+
+    @task(batch=False)
+    def rest() -> None:
+        # Until nothing is on its way.
+        time.sleep(0.05)
+
+    @flow(task_runner=own)
+    def main() -> list[list[str]]:
+        ends = []
+        for _ in range(5):
+            rest.submit().result()
+            client: Any = get_dask_client()
+            seen = client.run(_payloads)
+            ends += [payload for payloads in seen.values() for payload in payloads if "task-finished" in payload]
+        return ends
+
+    ends = main()
+    together = [payload for payload in ends if "log-event" in payload]
+    assert len(together) > len(ends) / 2
+
+
+def test_streams_send_each_millisecond(own: DaskTaskRunner) -> None:
+    def intervals(dask_scheduler: Any) -> list[float]:
+        return [stream.interval for stream in dask_scheduler.stream_comms.values()]
+
+    with own:
+        client: Any = get_dask_client()
+        assert set(client.run_on_scheduler(intervals)) == {client.scheduler_comm.interval} == {0.001}
 
 
 # Code

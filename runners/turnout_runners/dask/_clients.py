@@ -27,6 +27,9 @@ def get_dask_client() -> Client:
     In a task, the task gives its slot to others from then on, because it is going to wait for them: on a cluster with
     one slot it would otherwise wait for ever.
 
+    In ``with get_dask_client() as client:`` Dask's collections compute on that cluster, too. The client stays open
+    after it, as the runner needs it.
+
     Raises
     ------
     MissingContextError
@@ -44,8 +47,7 @@ def get_dask_client() -> Client:
     work = current_work()
     if work is not None:
         work.give_slot_away()
-        client: Client = work.site.worker.client
-        return client
+        return _lent(work.site.worker.client)
     scope = current_scope.get()
     engine = None if scope is None else scope.engine
     runner = None if engine is None else engine.runner
@@ -55,11 +57,17 @@ def get_dask_client() -> Client:
     with _lock:
         for known, client in reversed(_clients):
             if runner is None or known is runner or known == runner:
-                return client
+                return _lent(client)
     raise MissingContextError(
         "get_dask_client() found no Dask runner that is up. Call it in a flow with task_runner='dask', in one of its "
         "tasks, or inside of `with DaskTaskRunner():`."
     )
+
+
+def _lent(client: Client) -> Client:
+    from ._lent import LentClient
+
+    return LentClient(client)
 
 
 def remember_client(runner: TaskRunner, client: Any) -> None:

@@ -147,6 +147,8 @@ class Connection:
     def _client(self, settings: Settings, target: Any, where: str) -> Any:
         import distributed
 
+        from ._prompt import hurry
+
         make: Callable[..., Any] = distributed.Client
         arguments = {
             "timeout": settings.connect_timeout,
@@ -165,6 +167,7 @@ class Connection:
         except Exception as error:
             raise RunnerStartError(_unreachable(where, settings, error)) from error
         self._closing.callback(_close_client, client)
+        hurry(client.scheduler_comm)
         return client
 
 

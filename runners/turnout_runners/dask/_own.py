@@ -18,8 +18,9 @@ from typing import Any, Final
 import dask.config
 import distributed
 from distributed.deploy.cluster import Cluster
-from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.nanny import Nanny
+
+from ._prompt import PromptScheduler
 
 __all__ = ["OwnCluster", "cause_of", "end_workers_being_started"]
 
@@ -40,19 +41,6 @@ _SETTINGS: Final = {
 # How long to wait for the exit code of a worker whose connection is gone, in seconds.
 _PATIENCE: Final = 3.0
 _MOST_EXITS: Final = 100
-# How long the scheduler waits after a message to a worker before it sends the next, in seconds; with Dask's 5 ms, the
-# word to let go of a value has the next task wait: tasks of 64 MB each, one after the other, took 15 % longer.
-_INTERVAL: Final = 0.001
-
-
-class _PromptScheduler(SchedulerPlugin):
-    """Has the scheduler send more often."""
-
-    name = "turnout-prompt"
-
-    def add_worker(self, scheduler: Any, worker: str) -> None:
-        """Set the interval of the stream to a new worker."""
-        scheduler.stream_comms[worker].interval = _INTERVAL
 
 
 class OwnCluster:
@@ -85,7 +73,7 @@ class OwnCluster:
             "local_directory": self.directory,
             **more,
             "resources": resources,
-            "scheduler_kwargs": {"plugins": (_PromptScheduler(),), **(more.get("scheduler_kwargs") or {})},
+            "scheduler_kwargs": {"plugins": (PromptScheduler(),), **(more.get("scheduler_kwargs") or {})},
         }
         if memory_limit is not None:
             settings["memory_limit"] = memory_limit
