@@ -70,6 +70,8 @@ class PlainBatch(Batch):
         ({"address": "a:8786"}, "'tcp://a:8786'"),
         ({"address": "tcp://a:1", "adapt_kwargs": {}}, "adapt_kwargs= is for a cluster that the runner starts"),
         ({"n_workers": 0}, "n_workers=0"),
+        ({"n_workers": "2"}, "n_workers='2': give a whole number"),
+        ({"n_workers": "http://a:1"}, "If it is an address: address='http://a:1'"),
         ({"threads_per_worker": True}, "threads_per_worker=True"),
     ],
 )

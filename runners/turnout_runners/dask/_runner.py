@@ -98,6 +98,8 @@ class DaskTaskRunner(LinkedRunner):
         performance_report_path: str | os.PathLike[str] | None = None,
         max_batch_seconds: float = DEFAULT_BATCH_SECONDS,
     ) -> None:
+        if ":" in str(n_workers):
+            raise RunnerOptionError(f"n_workers={n_workers!r} is no number. If it is an address: address={n_workers!r}")
         check_count("n_workers", n_workers)
         check_count("threads_per_worker", threads_per_worker)
         self._n_workers = n_workers
