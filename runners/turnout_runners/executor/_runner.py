@@ -346,8 +346,10 @@ def _kill(processes: Iterable[Any]) -> None:
 
 
 def _has_dead_process(executor: Executor) -> bool:
+    # Only of multiprocessing's kind: what others call a process need not be a child of this one.
+    processes = [process for process in _processes_of(executor) if hasattr(process, "sentinel")]
     with contextlib.suppress(Exception):
-        return any(map(_is_dead, _processes_of(executor)))
+        return any(map(_is_dead, processes))
     return False
 
 
