@@ -48,6 +48,8 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: pytest_timeout.Setting
 
 def pytest_timeout_cancel_timer(item: pytest.Item) -> bool:
     item.stash[_TIMER].cancel()
+    # Tests count threads.
+    item.stash[_TIMER].join()
     return True
 
 

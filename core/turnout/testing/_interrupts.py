@@ -440,11 +440,14 @@ _THREAD: Final = """
 @flow(task_runner=runner)
 def main():
     add.map(range(5), 1).result()
+    signals.wait("started")
     signals.set("waiting")
     until_stopped.submit(signals).result()
 
 thread = threading.Thread(target=main)
 thread.start()
+# Interrupted in start(), Python would wait for the thread, and show its error, too.
+signals.set("started")
 thread.join()
 """
 
