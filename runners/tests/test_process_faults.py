@@ -89,7 +89,14 @@ def is_stopped(pid: int) -> bool:
 
 
 def children() -> set[int]:
-    return {int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+    return {int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in _read(path).split()}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # a thread that ended meanwhile
+        return ""
 
 
 # Stopped by a signal.
