@@ -19,12 +19,14 @@ from typing import Any, Final
 import pytest
 import pytest_timeout  # type: ignore[import-untyped]
 
+from turnout.testing._footprint import descendants
 from turnout.testing.plugin import travel_by_value
 
 PATIENCE: Final = 10.0
 """Seconds that threads and workers get to end, once they have been told to."""
 
 _HERE: Final = Path(__file__).parent
+_TASKS: Final = Path("/proc/self/task")
 _STDERR: Final = pytest.StashKey[int]()
 _TIMER: Final = pytest.StashKey[threading.Timer]()
 _OURS: Final = re.compile(rb"\bturnout(_runners)?\.")
@@ -58,15 +60,10 @@ def _end(item: pytest.Item, settings: pytest_timeout.Settings) -> None:
     os.write(item.config.stash[_STDERR], f"\n{item.nodeid} took longer than {settings.timeout:g} s.\n".encode())
     faulthandler.dump_traceback(item.config.stash[_STDERR])
     # What this process has forked holds its pipes: nobody would learn of its end, and the run would wait for ever.
-    for pid in _descendants(os.getpid()):
+    for pid in descendants(os.getpid()):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     pytest_timeout.timeout_timer(item, settings)
-
-
-def _descendants(pid: int) -> list[int]:
-    children = _children(pid)
-    return children + [descendant for child in children for descendant in _descendants(child)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -99,14 +96,10 @@ def _threads() -> set[str]:
 
 def _workers() -> set[str]:
     """Return the child processes that run code of ours. Other systems than Linux don't tell: there are none there."""
-    commands = {pid: _read(Path(f"/proc/{pid}/cmdline")).split(b"\0") for pid in _children(os.getpid())}
+    pids = {pid for children in _TASKS.glob("*/children") for pid in _read(children).decode().split()}
+    commands = {pid: _read(Path("/proc", pid, "cmdline")).split(b"\0") for pid in pids}
     # The first word is the interpreter, whose folder may well be named after the project.
     return {f"process {pid}" for pid, words in commands.items() if any(map(_OURS.search, words[1:]))}
-
-
-def _children(pid: int) -> list[int]:
-    lists = [_read(children) for children in Path(f"/proc/{pid}/task").glob("*/children")]
-    return [int(child) for children in lists for child in children.split()]
 
 
 def _read(path: Path) -> bytes:

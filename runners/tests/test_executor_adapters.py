@@ -9,7 +9,6 @@ import os
 import pickle
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -463,8 +462,7 @@ def die_halfway(signals: Signals, forks: bool) -> str:
     if forks and os.fork() == 0:
         # It holds the other side of the pipe from which the driver waits for the rest.
         signals.note("child", str(os.getpid()))
-        while True:
-            time.sleep(60)
+        signal.pause()
     signals.note("ran")
     if signals.count("ran") == 1:
         Connection._send = _send_half_and_die  # type: ignore[attr-defined]
