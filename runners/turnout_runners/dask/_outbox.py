@@ -77,7 +77,7 @@ class Outbox:
         Dask sends what it is given at once, and what comes within the next two milliseconds after those. If the news
         went first, the word of the end would be late; and the driver, quicker than the scheduler, would let values go
         of which the scheduler tells the worker, and then has the next task wait for five more. Between two tasks of
-        64 MB each that made 5 ms instead of 2.4.
+        64 MB each that, and late words of letting go, made 4.8 ms instead of 3.0.
         """
         stream = self._worker.batched_stream
         if not self._pending or getattr(stream, "next_deadline", 0) is not None:
