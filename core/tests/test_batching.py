@@ -218,6 +218,50 @@ def test_a_chain_travels_together() -> None:
         assert last.result(0) == 20
 
 
+@pytest.mark.parametrize(
+    ("seconds", "shape"),
+    # As wide at the base as it takes to be worth a batch; and all together if it never is.
+    [(0.001, [4, 2]), (0.0001, [6, 4, 2]), (1e-6, [16] * 8)],
+    ids=["long", "short", "tiny"],
+)
+def test_a_grid_goes_in_triangles_where_that_pays(seconds: float, shape: list[int]) -> None:
+    unknown = task(lambda: None)
+    cell = task(max)
+    with Depot(2) as depot:
+        for number in range(4):
+            cell.submit(number, number)
+        for number in range(4):
+            depot.tell(number, Outcome(0, VALUE, number, seconds=seconds))
+        busy = [unknown.submit() for _ in range(4)]
+        row: list[Any] = [*range(16)]
+        rows = [row := [cell.submit(row[i - 1], row[i], row[(i + 1) % 16]) for i in range(16)] for _ in range(8)]
+        depot.work(4)
+        place = {future: number for number, each in enumerate(rows) for future in each}
+        counts = Counter(place[call.future] for call in depot.batches[8].calls)
+        assert [counts[number] for number in sorted(counts)] == shape
+        depot.work_off(5)
+        assert [future.result(0) for future in row] == [15] * 16
+        assert all(future.done() for future in busy)
+
+
+def test_those_that_are_needed_together_go_together() -> None:
+    with Depot(2) as depot:
+        for number in range(4):
+            echo.submit(number)
+        add.submit(0)
+        for number in range(4):
+            depot.tell(number, Outcome(0, VALUE, number, seconds=0.0004))
+        depot.tell(4, Outcome(0, VALUE, 1, seconds=0.0004))
+        busy = [task(lambda: None).submit() for _ in range(4)]
+        one, _, _, four = [echo.submit(number) for number in range(4)]
+        both = add.submit(one, four)
+        depot.work(5)
+        assert depot.names(9) == ["echo-4", "echo-7", "add-1"]
+        depot.work_off(6)
+        assert both.result(0) == 3
+        assert all(future.done() for future in busy)
+
+
 @tiny
 @pytest.mark.parametrize(("size", "batch"), [(1, ["echo-1"]), (2, ["echo-1", "echo-5", "echo-6"])])
 def test_on_one_slot_none_is_taken_past_a_call_that_was_sent(size: int, batch: list[str]) -> None:

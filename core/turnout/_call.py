@@ -42,6 +42,7 @@ class Call(Batch):
         "future",
         "kwargs",
         "pending",
+        "queued",
         "scope",
         "seq",
         "task",
@@ -63,6 +64,8 @@ class Call(Batch):
     dependencies: dict[TaskFuture[Any], bool] | None
     # How many dependencies are not over yet.
     pending: int
+    # Whether it waits in the queue of its runner.
+    queued: bool
     # How often the body was begun. Outcomes of an earlier attempt come too late and are dropped.
     attempt: int
     # For what the body waits now, without a time limit; not set before it does.

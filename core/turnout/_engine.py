@@ -212,6 +212,7 @@ class Engine:
         call.dispatcher = dispatcher
         call.dependencies = None
         call.pending = 0
+        call.queued = False
         call.attempt = 0
         call.thread = 0
         call.counters = None

@@ -51,7 +51,8 @@ class FlightDispatcher(Dispatcher):
         self._quarantine: Batch | None = None
         # News of calls that were sent together with what they need, whose turn has just come.
         self._kept: deque[tuple[PackedBatch, Call, Outcome]] = deque()
-        self._batching = Batching(0.0 if self.capabilities.in_process else runner.max_batch_seconds)
+        max_seconds = 0.0 if self.capabilities.in_process else runner.max_batch_seconds
+        self._batching = Batching(max_seconds, self.capabilities.batch_seconds)
         self.sends_early = self.capabilities.orders
         self._early = EarlyCalls(self._lock, self._sent)
         self._shared = SharedArguments()

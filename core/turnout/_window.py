@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import threading
 from collections import deque
 from collections.abc import Sequence, Set
@@ -15,7 +14,9 @@ from ._ending import settle, start
 from ._flight import FlightDispatcher
 from ._future import COMPLETED, Failure
 from ._packing import PackedBatch, pack
+from ._portion import Portion
 from ._prepared import Prepared
+from ._queue import CallQueue
 from ._state import StateType
 from ._stop import outdoors, sheltered
 from ._waiting import LOCK, delivering
@@ -37,7 +38,7 @@ class WindowDispatcher(FlightDispatcher):
 
     def __init__(self, runner: TaskRunner) -> None:
         super().__init__(runner)
-        self._queue: list[tuple[int, Call]] = []
+        self._queue = CallQueue()
         # Calls that may have taken their worker with them. Each runs with nothing else around, to find the guilty one.
         self._suspects: deque[Call] = deque()
         # Makes taking from the queue, packing and submitting one step, so that calls start in order. Re-entrant,
@@ -74,7 +75,7 @@ class WindowDispatcher(FlightDispatcher):
             if dangerous:
                 self._suspects.append(call)
             else:
-                heapq.heappush(self._queue, (call.seq, call))
+                self._queue.push(call)
         return True
 
     def _was_sent(self, call: Call) -> bool:
@@ -123,7 +124,9 @@ class WindowDispatcher(FlightDispatcher):
     def _send_one(self) -> bool:
         calls = self._take()
         if calls:
-            ahead = self._batching.grow(calls, self._backend.slots()) if self._batching.max_seconds else ()
+            ahead: Sequence[Call] = ()
+            if self._batching.max_seconds:
+                calls, ahead = self._filled(calls)
             batch = self._as_batch(calls, ahead)
             if batch is not None:
                 self._submit(batch)
@@ -173,35 +176,32 @@ class WindowDispatcher(FlightDispatcher):
         return []
 
     def _take_next(self, slots: int) -> list[Call]:
-        first = self._first()
+        first = self._queue.first()
         if first is None or self._in_flight >= self._window(first, slots):
             return []
         calls = [first]
-        heapq.heappop(self._queue)
+        self._queue.take(first)
         if first.task.is_async and not self.capabilities.in_process and not first.task.travels_alone:
-            while len(calls) < _MOST_TOGETHER and (call := self._first()) is not None and call.task.is_async:
+            while len(calls) < _MOST_TOGETHER and (call := self._queue.first()) is not None and call.task.is_async:
                 if call.task.travels_alone:
                     break
                 calls.append(call)
-                heapq.heappop(self._queue)
-        elif self._batching.max_seconds:
-            # Where order counts, a batch goes by its first call, and must not take others past one that waits already.
-            before = self._next_sent(first) if slots == 1 else None
-            self._batching.fill(calls, self._first, self._queue, slots, before)
+                self._queue.take(call)
         return calls
+
+    def _filled(self, calls: list[Call]) -> tuple[list[Call], Sequence[Call]]:
+        """Return what travels with a call that was taken, in order, and which of that needs others of it."""
+        if len(calls) > 1:
+            return calls, ()
+        slots = self._backend.slots()
+        # Where order counts, a batch goes by its first call, and must not take others past one that waits already.
+        before = self._next_sent(calls[0]) if slots == 1 else None
+        portion = Portion(self._batching, slots, self._in_flight)
+        return portion.fill(calls[0], self._queue, self._lock, before), portion.ahead
 
     def _next_sent(self, call: Call) -> int | None:
         """Return the number of the next batch under way that is later than a call."""
         return min((batch.seq for batch in list(self._sent.values()) if batch.seq > call.seq), default=None)
-
-    def _first(self) -> Call | None:
-        """Return the first call of the queue that is still wanted."""
-        while self._queue:
-            call = self._queue[0][1]
-            if call.future._type < COMPLETED:
-                return call
-            heapq.heappop(self._queue)
-        return None
 
     def _window(self, call: Call, slots: int) -> int:
         # Kept for `_may_have_room`, which is asked at each submit and must not look for the first call.
@@ -239,7 +239,7 @@ class WindowDispatcher(FlightDispatcher):
             if call.future._type < COMPLETED:
                 call.attempt -= 1
                 if call not in ahead:
-                    heapq.heappush(self._queue, (call.seq, call))
+                    self._queue.push(call)
 
     def _packed(self, calls: list[Call]) -> PackedBatch | None:
         for call in calls:
@@ -315,7 +315,9 @@ class WindowDispatcher(FlightDispatcher):
             return
         if self._prepared.behind(source) is not None:
             return
-        calls = self._batching.behind([source.calls[index] for index in tuple(source.left)], self._backend.slots())
+        calls = Portion(self._batching, self._backend.slots(), self._in_flight).follow(
+            [source.calls[index] for index in tuple(source.left)]
+        )
         if not calls or not (half_over or self._batching.is_full(calls)):
             return
         prepared = self._prepared.begin(source, calls)
@@ -352,7 +354,8 @@ class WindowDispatcher(FlightDispatcher):
         It needs no room: that of the batch for which it waited is about to be free.
         """
         with self._lock:
-            is_first = not self._queue or batch.seq < self._queue[0][0]
+            first = self._queue.first()
+            is_first = first is None or batch.seq < first.seq
             if not is_first or self._suspects or self._quarantine is not None:
                 return False
             if self._prepared.behind(prepared.source) is not prepared:

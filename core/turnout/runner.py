@@ -78,6 +78,9 @@ class Capabilities:
     latency
         About how many seconds a worker would wait for its next batch if that were sent when the one before is over.
         Calls that go alone and are known to be shorter are sent ahead. With ``streams`` only.
+    batch_seconds
+        About how much work a batch is for driver, backend and worker, in seconds, whatever is in it. Calls that need
+        each other's results are spread over workers where they are several times as much.
     orders
         Takes batches that need results which are not there yet (:class:`Coming`), and has them wait in the backend. If
         such a result doesn't come, or not as a value, the batch is given back as ``RETURNED``.
@@ -106,6 +109,7 @@ class Capabilities:
     nested: Literal["shared", "in_place"] = "in_place"
     streams: bool = False
     latency: float = 0.0
+    batch_seconds: float = 0.0003
     orders: bool = False
     knows_resources: bool = False
     keeps_ledger: bool = False

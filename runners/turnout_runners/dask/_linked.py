@@ -26,6 +26,7 @@ FOREIGN: Final = Capabilities(
     streams=True,
     # Driver, scheduler and worker each gather messages for some milliseconds before they send them.
     latency=0.02,
+    batch_seconds=0.0027,
     orders=True,
     ends_with_driver=False,
 )

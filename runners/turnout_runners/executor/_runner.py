@@ -43,7 +43,7 @@ _OTHER_PROCESS: Final = Capabilities(
 )
 # The engine itself asks a body in this process to stop.
 _SAME_PROCESS: Final = dataclasses.replace(
-    _OTHER_PROCESS, in_process=True, cancel="cooperative", streams=True, ends_with_driver=True
+    _OTHER_PROCESS, in_process=True, cancel="cooperative", streams=True, batch_seconds=0.0, ends_with_driver=True
 )
 # How long `stop` waits for bodies that ran out of time and go on, and then for workers to leave, in seconds.
 _PATIENCE: Final = 1.0

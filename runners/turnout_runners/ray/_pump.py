@@ -32,6 +32,7 @@ CAPABILITIES: Final = Capabilities(
     explains_crashes=False,
     streams=True,
     latency=0.003,
+    batch_seconds=0.0027,
     shared_memory=True,
     knows_resources=True,
 )

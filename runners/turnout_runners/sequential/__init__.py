@@ -31,7 +31,7 @@ class SequentialTaskRunner(TaskRunner):
     """
 
     capabilities: Capabilities = Capabilities(
-        in_process=True, inline=True, cancel="cooperative", nested="shared", streams=True
+        in_process=True, inline=True, cancel="cooperative", nested="shared", streams=True, batch_seconds=0.0
     )
 
     def start(self, host: Host) -> None:

@@ -56,6 +56,7 @@ class ThreadPoolTaskRunner(TaskRunner):
         frees_slot=True,
         nested="shared",
         streams=True,
+        batch_seconds=0.0,
     )
 
     def __init__(self, max_workers: int | None = None, thread_name_prefix: str = "turnout") -> None:
