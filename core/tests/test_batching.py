@@ -123,6 +123,25 @@ def test_large_results_are_work_too() -> None:
         depot.work_off(1)
 
 
+def test_behind_a_result_that_is_unexpectedly_large_the_rest_is_given_back() -> None:
+    repeat = task(lambda size: b"x" * size)
+    with Depot() as depot:
+        for number in range(2):
+            repeat.submit(number)
+        for number in range(2):
+            depot.tell(number, Outcome(0, VALUE, b"", seconds=0.0))
+        busy = [task(lambda: None).submit() for _ in range(2)]
+        sizes = [3, 100_000, 5, 200_000, 7]
+        futures = [repeat.submit(size) for size in sizes]
+        depot.work(2)
+        assert [one.kind for one in depot.work(4)] == [VALUE, VALUE, RETURNED, RETURNED, RETURNED]
+        assert depot.sizes()[4:] == [5, 3], "one alone does not say much"
+        depot.work_off(5)
+        assert [len(future.result(0)) for future in futures] == sizes
+        depot.work(3)
+        assert all(future.done() for future in busy)
+
+
 def test_what_stays_where_it_was_made_travels_alone() -> None:
     with Depot() as depot:
         for number in range(20):

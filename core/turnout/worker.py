@@ -172,6 +172,9 @@ class _Runs:
                 if index in needed and outcome.kind is OutcomeKind.VALUE:
                     self.results[index] = outcome.data
                 teller.add([outcome])
+                if outcome.size > MOST_HELD:
+                    # Nobody knew that: what returns so much goes alone, and stays where it is made, where that can be.
+                    break
         finally:
             teller.end()
 
