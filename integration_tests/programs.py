@@ -435,14 +435,15 @@ def run(
     return main()
 
 
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    # Where running calls are killed a flow does not wait for the death: a body may make its file while this is removed.
-    return tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+def _folder(runner: TaskRunner) -> tempfile.TemporaryDirectory[str]:
+    # Where workers are asked to stop a body, a flow does not wait for that: it may make its file while this is removed.
+    is_asked = runner.capabilities.cancel == "cooperative" and not runner.capabilities.in_process
+    return tempfile.TemporaryDirectory(ignore_cleanup_errors=is_asked)
 
 
 def check(runner: TaskRunner, program: Sequence[Step], how: str, ran: Ran, *, innocents_run_once: bool) -> None:
     """Run a program, and look at what became of its calls, and how often each body ran."""
-    with _folder() as folder, batched(how):
+    with _folder(runner) as folder, batched(how):
         known, cancelled = run(runner, program, folder, {})
         check_endings(known, program, cancelled)
         check_runs(known, program, folder, innocents_run_once=innocents_run_once)
@@ -452,7 +453,7 @@ def check(runner: TaskRunner, program: Sequence[Step], how: str, ran: Ran, *, in
 def check_with_chaos(runner: ChaosTaskRunner, program: Sequence[Step], how: str, ran: Ran) -> None:
     """Run a program: what becomes of each call is what may become of it without chaos."""
     before = Counter(runner.report().injected)
-    with _folder() as folder, batched(how):
+    with _folder(runner) as folder, batched(how):
         known, cancelled = run(runner, program, folder, {"crash_retries": 50})
         check_endings(known, program, cancelled)
         ran.add(known, Counter(runner.report().injected) - before)

@@ -61,6 +61,7 @@ class Depot(TaskRunner):
         self.cancelled: list[Batch] = []
         self.starts = self.stops = 0
         self.on_submit: Callable[[Batch], object] = lambda batch: None
+        self.on_cancel: Callable[[Batch], object] = lambda batch: None
 
     def start(self, host: Host) -> None:
         self.host = host
@@ -75,6 +76,7 @@ class Depot(TaskRunner):
 
     def cancel(self, batch: Batch) -> bool:
         self.cancelled.append(batch)
+        self.on_cancel(batch)
         return True
 
     def stop(self) -> None:
@@ -827,17 +829,23 @@ def test_one_of_several_travelling_together_is_cancelled_without_the_others() ->
 def test_a_body_that_raises_cancels_what_was_not_sent() -> None:
     depot = Depot(streams=False, cancel="kill")
     futures: list[TaskFuture[Any]] = []
+    dead: list[Batch] = []
+
+    def die(batch: Batch) -> None:
+        dead.append(batch)
+        depot.say(batch, CRASHED, "killed")
 
     @flow(task_runner=depot)
     def main() -> None:
         futures.extend(echo.submit(number) for number in range(5))
         raise ValueError("enough")
 
+    depot.on_cancel = lambda batch: threading.Thread(target=die, args=(batch,)).start()
     with pytest.raises(ValueError, match="enough"):
         main()
     assert all(future.cancelled() for future in futures)
     assert len(depot.batches) == 1
-    assert depot.cancelled == depot.batches
+    assert dead == depot.cancelled == depot.batches, "the flow has waited for the end of the body"
 
 
 def test_a_call_out_of_time_is_over_before_its_worker_is() -> None:

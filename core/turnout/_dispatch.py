@@ -32,6 +32,7 @@ class Dispatcher(abc.ABC):
     def __init__(self, runner: TaskRunner | None, capabilities: Capabilities) -> None:
         self.runner = runner
         self.can_stop = capabilities.cancel != "none"
+        self.kills = capabilities.cancel == "kill"
         self.shares_nested = capabilities.nested == "shared"
         self.capabilities = capabilities
         self.sends_early = False

@@ -126,7 +126,7 @@ class Engine:
         self.run_id = ""
         # Calls that are not final. Kept in order of submission, so that cancelling goes in order too.
         self.open: dict[Call, None] = {}
-        # Calls that were cancelled while their bodies ran in this process; the flow waits for the bodies' end.
+        # Final calls whose bodies were stopped, in this process, or are killed; the flow waits for the bodies' end.
         self.stopping: set[Call] = set()
         # Futures of calls that failed or crashed; those that nobody looked at make the flow fail.
         self.failures: list[TaskFuture[Any]] = []

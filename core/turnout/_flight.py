@@ -24,6 +24,7 @@ from ._packing import PackedBatch
 from ._prepared import Prepared, PreparedBatches
 from ._serialization import Parcel, explain_load
 from ._shared import SharedArguments
+from ._stopping import body_ended
 from ._waiting import LOCK, delivering, logged
 from .runner import Batch, Outcome, OutcomeKind, Stored, TaskRunner
 
@@ -57,6 +58,8 @@ class FlightDispatcher(Dispatcher):
         self._early = EarlyCalls(self._lock, self._sent)
         self._shared = SharedArguments()
         self._prepared = PreparedBatches(self._lock, self._shared)
+        # Where nobody tells when a call begins: batches that are under way and not known to be short.
+        self._long: set[Batch] = set()
         # The last batch of several calls that was sent, if it is under way.
         self._newest: PackedBatch | None = None
         # Values that are still with the runner.
@@ -296,9 +299,12 @@ class FlightDispatcher(Dispatcher):
     def _over(self, batch: Batch, call: Call) -> None:
         """Note that the runner is done with a call, and with the batch if it was the last one."""
         with self._lock:
-            if self._sent.get(call) is batch:
+            is_last = self._sent.get(call) is batch
+            if is_last:
                 del self._sent[call]
             self._count_down(batch)
+        if is_last and call.engine.stopping:
+            body_ended(call)
 
     def _count_down(self, batch: Batch) -> None:
         """Note that a batch is over, if it is. With the lock held."""
@@ -308,6 +314,7 @@ class FlightDispatcher(Dispatcher):
                 self._quarantine = None
             if isinstance(batch, PackedBatch):
                 batch.is_over = True
+                self._long.discard(batch)
                 if self._newest is batch:
                     self._newest = None
                 # Batches behind it still name it, and so would hold the results that it needed.

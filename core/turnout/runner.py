@@ -77,7 +77,8 @@ class Capabilities:
         Log records, prints and the start of a call are told while the batch runs, not at its end.
     latency
         About how many seconds a worker would wait for its next batch if that were sent when the one before is over.
-        Calls that go alone and are known to be shorter are sent ahead. With ``streams`` only.
+        Calls that go alone and are known to be shorter are sent ahead. Without ``streams`` it is no more than one for
+        each slot, if that is known to be short, for it counts as running from then on.
     batch_seconds
         About how much work a batch is for driver, backend and worker, in seconds, whatever is in it. Calls that need
         each other's results are spread over workers where they are several times as much.
@@ -331,7 +332,8 @@ class TaskRunner(abc.ABC):
     def cancel(self, batch: Batch) -> bool:
         """Stop a batch as strongly as ``capabilities.cancel`` says, and return whether it will stop.
 
-        Its calls are final already, and what is still reported about them is ignored, but each must still be reported.
+        Its calls are final already, and what is still reported about them is ignored, but each must still be reported:
+        the place that it takes is free then, and a flow whose bodies are killed ends no earlier.
         The batch may be running, waiting, or over; any thread may call. Must not wait.
         """
         return False

@@ -181,6 +181,26 @@ class CancelConformance(Conformance):
                 signals.wait("ended")
             assert future.state.type is StateType.CANCELLED
 
+    def test_R4_flow_ends_after_bodies_that_are_killed(
+        self, runner: TaskRunner, signals: Signals, declared: Declare
+    ) -> None:
+        """When a flow is over, no body of it runs on that was cancelled, where bodies are killed."""
+        if runner.capabilities.cancel != "kill":
+            declared("cancel: no running call is cancelled, or its body runs on if it resists")
+            return
+
+        @flow(task_runner=runner)
+        def leaves(name: str) -> None:
+            future = note_pid_and_wait.submit(signals, name)
+            signals.wait(name)
+            future.cancel()
+
+        with runner:
+            for number in range(5):
+                leaves(f"body-{number}")
+                (pid,) = signals.notes(f"body-{number}")
+                assert not alive(int(pid))
+
     def test_R4_slot_is_used_by_others(self, one_slot: TaskRunner, signals: Signals, declared: Declare) -> None:
         """The slot of a running call that was cancelled is used by others."""
         if one_slot.capabilities.inline or one_slot.capabilities.cancel == "none":

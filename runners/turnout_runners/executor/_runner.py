@@ -39,11 +39,17 @@ logger = logging.getLogger("turnout")
 Factory = Callable[..., Executor]
 
 _OTHER_PROCESS: Final = Capabilities(
-    isolates_crashes=False, explains_crashes=False, at_most_once=False, ends_with_driver=False
+    isolates_crashes=False, explains_crashes=False, at_most_once=False, latency=0.001, ends_with_driver=False
 )
 # The engine itself asks a body in this process to stop.
 _SAME_PROCESS: Final = dataclasses.replace(
-    _OTHER_PROCESS, in_process=True, cancel="cooperative", streams=True, batch_seconds=0.0, ends_with_driver=True
+    _OTHER_PROCESS,
+    in_process=True,
+    cancel="cooperative",
+    streams=True,
+    latency=0.0,
+    batch_seconds=0.0,
+    ends_with_driver=True,
 )
 # How long `stop` waits for bodies that ran out of time and go on, and then for workers to leave, in seconds.
 _PATIENCE: Final = 1.0
