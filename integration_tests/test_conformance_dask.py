@@ -22,7 +22,14 @@ from integration_tests.dask_clusters import Cluster, certificates
 from integration_tests.shipping import ship_a_module
 from turnout import TaskRunner, get_run_logger, task
 from turnout.errors import CrashedRun, RunnerStartError
-from turnout.testing import InterruptedScriptConformance, RunnerConformance, Signals, run_script, runner_expression
+from turnout.testing import (
+    FaultyWorkerConformance,
+    InterruptedScriptConformance,
+    RunnerConformance,
+    Signals,
+    run_script,
+    runner_expression,
+)
 from turnout.testing._interrupts import _LIMIT, _THREAD, _scripted, interrupted
 from turnout.testing._kit import Declare, run_on
 from turnout.testing._leftovers import _FAILING, _LEFT_UP
@@ -76,6 +83,30 @@ class TestDaskOwn(RunnerConformance, InterruptedScriptConformance):
         assert ended.status in (-signal.SIGINT, 1), ended
         assert ended.seconds < _LIMIT
         assert not ended.processes, ended
+
+
+@pytest.mark.xdist_group("dask: faults")
+class TestDaskFaults(FaultyWorkerConformance):
+    """On a cluster of our own, whose workers have more to bear than most; save what docs/faults.md names."""
+
+    test_R2_clock_of_a_worker_jumps = None  # type: ignore[assignment]  # noqa: N815 - the kit's name
+
+    def make_runner(self, slots: int) -> TaskRunner:
+        return DaskTaskRunner(n_workers=slots)
+
+    @pytest.mark.parametrize("hours", [1])
+    def test_R1_clock_of_the_driver_jumps(
+        self, runner: TaskRunner, signals: Signals, monkeypatch: pytest.MonkeyPatch, hours: int
+    ) -> None:
+        """Delays, time limits and waiting go by a clock that never jumps; Dask's streams wait if it is set back."""
+        super().test_R1_clock_of_the_driver_jumps(runner, signals, monkeypatch, hours)
+
+    @pytest.mark.parametrize("what", ["memory"])
+    def test_R3_worker_that_runs_short(
+        self, one_slot: TaskRunner, signals: Signals, declared: Declare, what: str
+    ) -> None:
+        """Each call has its result or the cause; of a worker without descriptors Dask makes a worker that is up."""
+        super().test_R3_worker_that_runs_short(one_slot, signals, declared, what)
 
 
 class ElsewhereConformance(RecordConformance):

@@ -1,8 +1,11 @@
 """Every guarantee on Ray."""
 
+# ruff: noqa: N802 - tests are named after their guarantees
+
 from __future__ import annotations
 
 import os
+import signal
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +19,15 @@ from turnout._backends import hold, release
 from turnout.testing import (
     DependencyConformance,
     FaultConformance,
+    FaultyWorkerConformance,
+    InterruptedScriptConformance,
     RunnerConformance,
     run_script,
     runner_expression,
 )
 from turnout.testing._footprint import descendants
-from turnout.testing._kit import Conformance, eventually, let_go
+from turnout.testing._interrupts import _STUBBORN, _scripted, interrupted
+from turnout.testing._kit import Conformance, Declare, Signals, eventually, let_go
 from turnout_runners.ray import RayTaskRunner
 from turnout_runners.ray._local import loopback_only, quietly
 
@@ -120,12 +126,57 @@ class TestRayOwn(OnRay, RunnerConformance):
         return bodies_of(descendants(os.getpid()))
 
 
+@pytest.mark.xdist_group("ray: own")
+class TestRayFaults(OnRay, FaultyWorkerConformance):
+    """On a Ray that the runner starts, whose workers have more to bear than most."""
+
+    def make_runner(self, slots: int) -> TaskRunner:
+        return connected(None, slots)
+
+    @pytest.fixture
+    def fresh_runner(self, request: pytest.FixtureRequest) -> TaskRunner:
+        """Return a runner with a Ray of its own: there is one in a process, so the other one goes."""
+        let_go(request.node)
+        _let_go()
+        return RayTaskRunner(num_cpus=2)
+
+    def bodies(self) -> list[str]:
+        """Return what the workers run, which are below this process."""
+        return bodies_of(descendants(os.getpid()))
+
+
+@pytest.mark.xdist_group("ray: own")
+class TestRayInterrupted(InterruptedScriptConformance):
+    """Programs that start a Ray, and are told to end."""
+
+    moments = 2
+
+    def make_runner(self, slots: int) -> TaskRunner:
+        return RayTaskRunner(num_cpus=slots)
+
+    @pytest.mark.parametrize("number", [signal.SIGINT])
+    def test_F10_session(
+        self, fresh_runner: TaskRunner, signals: Signals, tmp_path: Path, number: signal.Signals
+    ) -> None:
+        """A script in a `with runner:` block ends. SIGTERM for all its processes ends Ray's, too: see docs/ray.md."""
+        super().test_F10_session(fresh_runner, signals, tmp_path, number)
+
+    def test_F10_second_ctrl_c(
+        self, fresh_runner: TaskRunner, signals: Signals, tmp_path: Path, declared: Declare
+    ) -> None:
+        """A second Ctrl-C ends a script at once. Ray's agents look for the rest of Ray now and then, and go later."""
+        source = _scripted(fresh_runner, signals, _STUBBORN)
+        ended = interrupted([source], tmp_path, signals, [("begun", signal.SIGINT), ("ending", signal.SIGINT)])
+        signals.set("go")
+        assert ended.was_ended_by(signal.SIGINT), ended
+        assert ended.seconds < 2
+        assert not [process for process in ended.processes if not process.endswith("Agent")]
+
+
 class OnSomebodysRay(OnRay, RunnerConformance):
     """What sounds a little different where the workers are somebody else's."""
 
-    def test_L4_arguments_and_directory(  # noqa: N802 - the kit's name
-        self, fresh_runner: TaskRunner, tmp_path: Path
-    ) -> None:
+    def test_L4_arguments_and_directory(self, fresh_runner: TaskRunner, tmp_path: Path) -> None:
         """Tasks see the script's arguments; folder and environment are those of the nodes."""
         script = f"""
             import sys
@@ -152,9 +203,7 @@ class TestRayClient(OnSomebodysRay):
     def make_runner(self, slots: int) -> TaskRunner:
         return connected(two_nodes().url, slots)
 
-    def test_L4_module_beside_the_script(  # noqa: N802 - the kit's name
-        self, fresh_runner: TaskRunner, tmp_path: Path
-    ) -> None:
+    def test_L4_module_beside_the_script(self, fresh_runner: TaskRunner, tmp_path: Path) -> None:
         """A module that lies beside the script can be imported by tasks, if it is shipped."""
         ship_a_module(tmp_path, "ray", "RayTaskRunner", {"address": two_nodes().url})
 

@@ -305,7 +305,7 @@ def interrupted(
             if not leaves:
                 with contextlib.suppress(TimeoutError):
                     eventually(lambda: not list(_marked(mark)), timeout=10)
-            left = list(_marked(mark))
+            left = [f"{pid} {_command(pid)}" for pid in _marked(mark)]
         finally:
             for pid in [process.pid, *_marked(mark)]:
                 with contextlib.suppress(ProcessLookupError):
@@ -314,7 +314,7 @@ def interrupted(
         out.seek(0)
         err.seek(0)
         files = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*"))
-        return Ended(process.returncode, out.read(), err.read(), seconds, [str(pid) for pid in left], files)
+        return Ended(process.returncode, out.read(), err.read(), seconds, left, files)
 
 
 def _send_all(
@@ -336,6 +336,12 @@ def _marked(mark: str) -> Iterator[int]:
         with contextlib.suppress(OSError):
             if wanted in path.read_bytes().split(b"\0") and alive(int(path.parent.name)):
                 yield int(path.parent.name)
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    return ""
 
 
 def _interrupt_when(signals: Signals, event: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from turnout._resources import described
@@ -25,6 +25,8 @@ class Cluster:
         self.lost_at = float("-inf")
         """When a node was last found to be gone, by :func:`time.monotonic`."""
         self._seen = float("-inf")
+        self.end_worker: Callable[[int], object] = _leave_alone
+        """Kills the worker with a process id, if it is one that a runner of this process has started."""
 
     def processors(self, max_age: float = float("inf")) -> int:
         """Return how many processors all nodes have together, at least 1; asks Ray if that is not known so lately."""
@@ -91,3 +93,7 @@ def _ours(node: Mapping[str, float]) -> dict[str, float]:
         for name, amount in sorted(node.items())
         if not name.startswith(("node:", "accelerator_type:")) and name != "object_store_memory"
     }
+
+
+def _leave_alone(_: int) -> None:
+    """Leave a worker to whoever has started it."""

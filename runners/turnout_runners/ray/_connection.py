@@ -47,13 +47,21 @@ class Connection:
         Ends it; None leaves it to the user, who made it.
     watched
         Addresses, each of a host and a port, that must stay reachable: else Ray is lost.
+    end_worker
+        Kills the worker with a process id, where a runner has started it.
     """
 
     def __init__(
-        self, settings: Settings, disconnect: Callable[[], None] | None, watched: list[tuple[str, int]]
+        self,
+        settings: Settings,
+        disconnect: Callable[[], None] | None,
+        watched: list[tuple[str, int]],
+        end_worker: Callable[[int], None] | None = None,
     ) -> None:
         self.settings = settings
         self.cluster = Cluster()
+        if end_worker is not None:
+            self.cluster.end_worker = end_worker
         self.mailbox_name = ""
         self.mailbox: Any = None
         self.users: list[Callable[[str], None]] = []

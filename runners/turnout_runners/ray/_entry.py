@@ -46,6 +46,7 @@ class Entry:
         "is_recalled",
         "left",
         "number",
+        "process",
         "sent",
         "sent_at",
     )
@@ -57,6 +58,8 @@ class Entry:
         self.is_cancelled = False
         # Ends the timer that would have its worker's end asked for once more.
         self.ask_no_more: Callable[[], object] = _nothing
+        # Which one runs it, on its host; 0 while nothing was told of it.
+        self.process = 0
         # Asked back, because a node was lost, and it may be on its way to that node.
         self.is_recalled = False
         # Asked for what has not begun of it; all of it, if Ray says that it was cancelled.
@@ -108,7 +111,8 @@ class Entry:
         self._early[message.position] = message.outcomes
         while (packed := self._early.pop(self._parts, None)) is not None:
             self._parts += 1
-            yield [outcome_of(item) for item in pickle.loads(packed)]
+            self.process, items = pickle.loads(packed)
+            yield [outcome_of(item) for item in items]
 
     def end(self, result: bytes | BaseException, post: Post) -> None:
         """Take what the Ray task returned, or why it did not."""

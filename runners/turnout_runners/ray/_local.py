@@ -42,13 +42,13 @@ _KEEP_IDLE: Final = 60_000
 _PATIENCE: Final = 10.0
 
 
-def start(settings: Settings) -> tuple[Callable[[], None], list[tuple[str, int]]]:
+def start(settings: Settings) -> tuple[Callable[[], None], list[tuple[str, int]], Callable[[int], None]]:
     """Start a Ray on this machine.
 
     Returns
     -------
     tuple
-        A function that stops it, and the places that must stay reachable.
+        A function that stops it, the places that must stay reachable, and a function that kills one of its workers.
 
     Raises
     ------
@@ -83,7 +83,12 @@ def start(settings: Settings) -> tuple[Callable[[], None], list[tuple[str, int]]
                 _restore(name, variables.get(name))
         _forget_token()
 
-    return stop, places_in_use()
+    def end_worker(process: int) -> None:
+        if process in _below(own):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    return stop, places_in_use(), end_worker
 
 
 def _stop(processes: dict[int, str], folder: str) -> None:

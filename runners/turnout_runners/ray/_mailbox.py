@@ -17,7 +17,7 @@ class Message(NamedTuple):
     position: int
     """Among the messages about this batch: they may overtake each other."""
     outcomes: bytes
-    """Pickled outcomes."""
+    """The process that tells it, and outcomes, pickled."""
 
 
 class Mailbox:

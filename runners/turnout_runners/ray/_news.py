@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import threading
 import time
@@ -78,6 +79,13 @@ class News:
         if time.monotonic() >= self._quiet_until and threading.current_thread() is not self._thread:
             self._hurry(_PATIENCE, marks=False)
 
+    def hurry_begin(self) -> None:
+        """Have it told now that a call with a time limit begins, and wait until that is in safe hands.
+
+        Its time runs in the driver. If this process stood still before the driver knew, it would never be up.
+        """
+        self._hurry(_DELIVERY, marks=False)
+
     def _hurry(self, patience: float, *, marks: bool) -> None:
         with self._changed:
             if self._order is None:
@@ -117,7 +125,7 @@ class News:
                 hurried.set()
 
     def _deliver(self, order: Order, position: int, outcomes: list[Outcome]) -> None:
-        message = order.channel, order.number, position, pickle.dumps(plain(outcomes), protocol=5)
+        message = order.channel, order.number, position, pickle.dumps((os.getpid(), plain(outcomes)), protocol=5)
         try:
             self._put(order.mailbox, message)
         except Exception:

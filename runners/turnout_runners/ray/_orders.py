@@ -61,6 +61,8 @@ class Order(NamedTuple):
     shipment: int | None
     """In which argument the code is that travels along."""
     may_stay: bool
+    is_timed: bool
+    """Whether its call has a time limit."""
     is_async: bool
     body: Parcel
     functions: Mapping[bytes, bytes | int]
@@ -111,6 +113,7 @@ def order_of(batch: Batch, number: int, sender: Sender) -> tuple[Order, list[Any
         argv=tuple(sys.argv),
         shipment=None if sender.shipment is None else placed(sender.stored(sender.shipment)),
         may_stay=batch.may_stay,
+        is_timed=batch.calls[0].task.timeout_seconds is not None,
         is_async=batch.is_async,
         body=batch.body,
         functions=functions,

@@ -170,16 +170,19 @@ class Pump:
         entry.ask_no_more = after(_GRACE, functools.partial(self._kill, entry.number))
         return True
 
-    def _kill(self, number: int) -> None:
+    def _kill(self, number: int, *, again: bool = False) -> None:
         """End the worker that runs a batch, if it still does."""
         # Under the lock: stopping waits for what is under way, and Ray must not be asked afterwards.
         with self._changed:
             entry = self._by_number.get(number)
             if entry is None or entry.is_over:
                 return
+            if again and entry.process:
+                # Ray asks a worker to end itself, which one that was stopped (SIGSTOP) doesn't.
+                self._cluster.end_worker(entry.process)
             self._post.cancel(entry.sent.outcomes, force=True)
             # As often as it takes: what is asked of Ray may be lost with whoever it was on its way to.
-            entry.ask_no_more = after(_AGAIN, functools.partial(self._kill, number))
+            entry.ask_no_more = after(_AGAIN, functools.partial(self._kill, number, again=True))
             del entry
 
     def recall(self, batch: Batch) -> None:

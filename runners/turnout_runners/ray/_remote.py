@@ -201,6 +201,7 @@ class _Teller:
 
     def __init__(self, order: Order, news: News, streams: Streams) -> None:
         self._may_stay = order.may_stay
+        self._is_timed = order.is_timed
         self._news = news
         self._streams = streams
         self._lock = threading.RLock()
@@ -216,12 +217,15 @@ class _Teller:
                 self._index = outcome.index
             elif outcome.kind >= OutcomeKind.VALUE:
                 self._streams.flush()
-        urgent = False
+        urgent = begins = False
         with self._lock:
             for outcome in outcomes:
                 urgent = urgent or outcome.kind == OutcomeKind.RECORD
+                begins = begins or (self._is_timed and outcome.kind == OutcomeKind.STARTED)
                 self._add(outcome)
-        if urgent:
+        if begins:
+            self._news.hurry_begin()
+        elif urgent:
             self._news.hurry()
 
     def text(self, stream: str, text: str) -> None:
