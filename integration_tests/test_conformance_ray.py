@@ -13,6 +13,7 @@ from integration_tests.ray_clusters import Nodes, bodies_of
 from integration_tests.shipping import ship_a_module
 from turnout import TaskRunner
 from turnout._backends import hold, release
+from turnout._sockets import descendants
 from turnout.testing import (
     DependencyConformance,
     FaultConformance,
@@ -20,7 +21,6 @@ from turnout.testing import (
     run_script,
     runner_expression,
 )
-from turnout.testing._footprint import descendants
 from turnout.testing._kit import Conformance, eventually, let_go
 from turnout_runners.ray import RayTaskRunner
 from turnout_runners.ray._local import loopback_only, quietly

@@ -32,6 +32,7 @@ FLOORS: Final = (
     "_stop",
     "_signals",
     "_resources",
+    "_sockets",
     # What travels.
     "_copies",
     "_scripts",

@@ -26,11 +26,11 @@ from dask.delayed import delayed
 
 from integration_tests.dask_clusters import Cluster
 from turnout import flow, get_run_logger, task
+from turnout._sockets import listening
 from turnout.errors import CrashedRun, RunnerStartError, TurnoutError
 from turnout.testing import Signals, run_script
 from turnout.testing._batches import batched
 from turnout.testing._bodies import gate, note
-from turnout.testing._footprint import listening
 from turnout.testing._kit import eventually, run_on
 from turnout_runners.dask import DaskTaskRunner, _link, get_dask_client
 from turnout_runners.dask._link import Link
