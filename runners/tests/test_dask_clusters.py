@@ -109,6 +109,14 @@ def test_it_listens_on_loopback_only() -> None:
         assert [socket for socket in opened if not socket.is_local] == []
 
 
+def test_its_workers_share_what_may_be_used_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "2048")
+    for given, limit in ((None, 2**30), ("500MB", 500_000_000)):
+        with DaskTaskRunner(n_workers=2, memory_limit=given) as runner:
+            assert runner._link is not None
+            assert [worker.memory for worker in runner._link.workers.values()] == [limit, limit]
+
+
 def test_the_users_own_dask_does_not_go_this_way(own: DaskTaskRunner) -> None:
     import distributed
 
