@@ -204,6 +204,7 @@ def test_what_each_runner_would_do(here: Any) -> None:
     assert plans["dask"] == (usable, memory and memory // usable)
     assert plans["tcp://"] == plans["tls://"] == plans["ray://"] == (None, None)
     assert {"class", "distribution", "version", "libraries", "installed", "install"} <= runners["thread"].keys()
+    assert not {"thread", "executor"} & findings(here, "note").keys(), "threads may be more than processors"
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,7 @@ def told(monkeypatch: pytest.MonkeyPatch, program: str, seconds: float) -> _supe
 
 def test_what_a_process_tells_is_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
     program = """
+print("good morning", flush=True)
 told = json.loads(sys.stdin.readline())
 for message in ({"step": "one"}, {"measured": {"told": told}}, {"finding": ["ok", "one", "fine"]}, {"step": "end"}):
     print(json.dumps(message), flush=True)
@@ -249,8 +250,16 @@ def test_a_process_that_dies_is_a_problem(monkeypatch: pytest.MonkeyPatch, end: 
     assert found.findings == [Finding("problem", "call", f"The process that tried it {how} {remedy}")]
 
 
-def test_a_process_that_hangs_is_told_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = told(monkeypatch, f"{TELL_PIDS}\ntime.sleep(600)", 5)
+def test_a_process_that_hangs_is_told_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    program = f"""
+import pathlib, signal
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(pathlib.Path({str(mark)!r}).touch()))
+{TELL_PIDS}
+time.sleep(600)
+"""
+    found = told(monkeypatch, program, 5)
+    assert mark.exists()
     (finding,) = found.findings
     assert (finding.level, finding.check) == ("problem", "stop")
     assert finding.text.startswith("The runner did not stop within 5 s, and its process was ended. ")

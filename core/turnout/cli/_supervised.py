@@ -84,7 +84,7 @@ def examined(word: str, libraries: Sequence[str], seconds: float) -> Examined:
 
 @contextlib.contextmanager
 def _started(words: IO[str], **told: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start the process, and have it and all that it started be gone at the end of the block."""
+    """Start the process; at the end of the block it is gone."""
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", _MAIN],
         stdin=subprocess.PIPE,
@@ -127,8 +127,10 @@ def _messages(process: subprocess.Popen[str], seconds: float) -> Iterator[dict[s
             raise TimeoutError from None
         if not line:
             return
-        message = json.loads(line)
-        yield message
+        # An interpreter may be made to print something as it starts.
+        if line.startswith("{"):
+            message = json.loads(line)
+            yield message
 
 
 def _read(stream: IO[str], lines: queue.SimpleQueue[str]) -> None:
