@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -86,6 +87,15 @@ class Idle(ThreadPoolTaskRunner):
         pass
 
 
+class Tidy(Idle):
+    def submit(self, batch):
+        Path("pid").write_text(f"{os.getpid()}\\n")
+
+    def stop(self):
+        super().stop()
+        Path("stopped").touch()
+
+
 class Late(ThreadPoolTaskRunner):
     def stop(self):
         Path("pid").write_text(f"{os.getpid()}\\n")
@@ -110,7 +120,7 @@ class Open(ThreadPoolTaskRunner):
 class Warning_(ThreadPoolTaskRunner):
     def start(self, host):
         super().start(host)
-        print("a line that nobody asked for")
+        print("{a line that nobody asked for")
         warnings.warn("The rails are wet.", RuntimeWarning)
 
 
@@ -166,6 +176,14 @@ def examined(*arguments: str, status: int, **options: Any) -> Any:
 def strange(name: str, folder: Path, *options: str, status: int) -> Any:
     """Return what the doctor tells of one of the strange runners."""
     return examined(f"strange:{name}", *options, status=status, cwd=folder, environment=on_path(folder))
+
+
+def wait_for_end(pid: int) -> bool:
+    """Return whether a process ends within half a minute."""
+    deadline = time.monotonic() + 30
+    while is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not is_alive(pid)
 
 
 def is_alive(pid: int) -> bool:
@@ -509,6 +527,13 @@ def test_what_is_open_to_the_network(tmp_path: Path) -> None:
     assert findings(closed, "ok")["network"] == "1 socket on loopback, closed to other machines"
 
 
+def test_what_a_module_prints_does_not_get_into_the_json(tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text("from strange import Refusing\nprint('{Here I am')\n")
+    ended = turnout_command("doctor", "loud:Refusing", "--json", environment=on_path(tmp_path))
+    assert (ended.status, ended.err) == (1, "{Here I am\n")
+    assert json.loads(ended.out)["runner"]["runner"] == "Refusing()"
+
+
 def test_warnings_are_notes_and_prints_are_left_out(tmp_path: Path) -> None:
     record = strange("Warning_", tmp_path, status=0)
     assert findings(record, "note") == {"start": "The rails are wet."}
@@ -528,13 +553,13 @@ def test_no_secret_of_a_word_is_shown(tmp_path: Path, word: str, more: list[str]
 # Leaving early
 
 
-@pytest.fixture
-def hanging(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """The doctor at a start that hangs, and the process in which it does."""
-    pid = tmp_path / "pid"
+@contextlib.contextmanager
+def doctor_at(word: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The doctor, once a runner has written into a folder in which process it is, and that process."""
+    pid = folder / "pid"
     with subprocess.Popen(
-        [sys.executable, "-m", "turnout", "doctor", "strange:Hanging"],
-        cwd=tmp_path, env=os.environ | on_path(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "turnout", "doctor", word],
+        cwd=folder, env=os.environ | on_path(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     ) as process:  # fmt: skip
         try:
@@ -546,23 +571,34 @@ def hanging(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
             process.kill()
 
 
-def test_ctrl_c_ends_all_of_it(hanging: tuple[subprocess.Popen[str], int]) -> None:
-    process, examining = hanging
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+def test_ctrl_c_ends_all_of_it(tmp_path: Path) -> None:
+    with doctor_at("strange:Hanging", tmp_path) as (process, examining):
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err.strip()) == (130, "", "")
     assert not is_alive(examining)
 
 
+def test_ctrl_c_has_the_runner_stopped(tmp_path: Path) -> None:
+    """It reaches the process with the runner once: the second time, a flow's process ends as it is."""
+    with doctor_at("strange:Tidy", tmp_path) as (process, examining):
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert (tmp_path / "stopped").exists()
+    assert not is_alive(examining)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_nothing_outlives_a_doctor_that_is_killed(
-    hanging: tuple[subprocess.Popen[str], int], number: signal.Signals
-) -> None:
-    process, examining = hanging
-    process.send_signal(number)
-    process.wait(30)
-    while is_alive(examining):
-        time.sleep(0.01)
+def test_nothing_outlives_a_doctor_that_is_killed(tmp_path: Path, number: signal.Signals) -> None:
+    with doctor_at("strange:Hanging", tmp_path) as (process, examining):
+        process.send_signal(number)
+        process.wait(30)
+        try:
+            assert wait_for_end(examining), "it is still there after 30 s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(examining, signal.SIGKILL)
 
 
 def test_help_tells_of_it() -> None:
@@ -573,6 +609,7 @@ def test_help_tells_of_it() -> None:
 
 def test_the_command_runs_as_a_script_too(tmp_path: Path) -> None:
     """Where there is no current folder on the path, and the one with the script is."""
+    (tmp_path / "json.py").write_text("raise ImportError('not this one')\n")
     script = Path(sys.executable).with_name("turnout")
     ended = subprocess.run(
         [script, "doctor", "process", "--json"], cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False
