@@ -19,7 +19,7 @@ from typing import Any, Final
 import pytest
 import pytest_timeout  # type: ignore[import-untyped]
 
-from turnout.testing._footprint import descendants
+from turnout._sockets import descendants
 from turnout.testing.plugin import travel_by_value
 
 PATIENCE: Final = 10.0

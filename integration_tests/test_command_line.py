@@ -11,11 +11,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import pytest
 
 import turnout
+from integration_tests.commands import Ended, turnout_command
 from turnout.cli import main
 
 WORDS: Final = ("sequential", "thread", "process", "executor")
@@ -94,30 +95,6 @@ def steps(upto: int):
 
 not_a_flow = 3
 '''
-
-
-class Ended(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-    @property
-    def line(self) -> str:
-        """The one line that standard error holds."""
-        assert self.err.endswith("\n")
-        (line,) = self.err.splitlines()
-        return line
-
-
-def turnout_command(
-    *arguments: str | Path, cwd: Path | None = None, environment: dict[str, str] | None = None
-) -> Ended:
-    clean = {name: value for name, value in os.environ.items() if name != "TURNOUT_TASK_RUNNER"}
-    ended = subprocess.run(
-        [sys.executable, "-m", "turnout", *map(str, arguments)],
-        capture_output=True, text=True, cwd=cwd, env={**clean, **(environment or {})}, timeout=50, check=False,
-    )  # fmt: skip
-    return Ended(ended.returncode, ended.stdout, ended.stderr)
 
 
 def run(*arguments: str | Path, cwd: Path) -> Ended:
@@ -544,7 +521,7 @@ def test_version() -> None:
 def test_help_lists_the_commands(arguments: Sequence[str]) -> None:
     ended = turnout_command(*arguments)
     assert (ended.status, ended.err) == (0, "")
-    assert re.findall(r"^  (\w+)  ", ended.out, re.MULTILINE) == ["conform", "run", "runners"]
+    assert re.findall(r"^  (\w+)  ", ended.out, re.MULTILINE) == ["conform", "doctor", "run", "runners"]
 
 
 def test_the_script_and_the_module_are_the_same() -> None:

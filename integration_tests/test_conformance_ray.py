@@ -16,6 +16,7 @@ from integration_tests.ray_clusters import Nodes, bodies_of
 from integration_tests.shipping import ship_a_module
 from turnout import TaskRunner
 from turnout._backends import hold, release
+from turnout._sockets import descendants
 from turnout.testing import (
     DependencyConformance,
     FaultConformance,
@@ -25,7 +26,6 @@ from turnout.testing import (
     run_script,
     runner_expression,
 )
-from turnout.testing._footprint import descendants
 from turnout.testing._interrupts import _STUBBORN, _scripted, interrupted
 from turnout.testing._kit import Conformance, Declare, Signals, eventually, let_go
 from turnout_runners.ray import RayTaskRunner

@@ -32,6 +32,8 @@ FLOORS: Final = (
     "_stop",
     "_signals",
     "_resources",
+    "_machine",
+    "_sockets",
     # What travels.
     "_copies",
     "_scripts",

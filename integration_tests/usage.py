@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from turnout.testing._footprint import descendants
+from turnout._sockets import descendants
 
 __all__ = ["Usage", "shared_bytes"]
 

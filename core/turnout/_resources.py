@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["bytes_of", "described", "normalized"]
+__all__ = ["bytes_of", "described", "normalized", "shown_size"]
 
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?\s*", re.IGNORECASE)
 _POWERS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
@@ -68,7 +68,8 @@ def described(resources: Mapping[str, float]) -> str:
     'cpu=2, memory=4 GiB'
     """
     return ", ".join(
-        f"{name}={_size(amount) if name == 'memory' else format(amount, 'g')}" for name, amount in resources.items()
+        f"{name}={shown_size(amount) if name == 'memory' else format(amount, 'g')}"
+        for name, amount in resources.items()
     )
 
 
@@ -92,7 +93,14 @@ def _amount(name: str, amount: Any, owner: str) -> float:
     return float(amount)
 
 
-def _size(amount: float) -> str:
+def shown_size(amount: float) -> str:
+    """Return a number of bytes as people write it.
+
+    Examples
+    --------
+    >>> shown_size(4294967296)
+    '4 GiB'
+    """
     power = 0
     while amount >= 1024 and power < len(_UNITS) - 1:
         amount, power = amount / 1024, power + 1

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from importlib.metadata import EntryPoint
 
-__all__ = ["Library", "RunnerInfo", "known", "resolve"]
+__all__ = ["Library", "RunnerInfo", "known", "look_up", "resolve"]
 
 _NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -75,6 +75,23 @@ def resolve(spec: TaskRunner | type[TaskRunner] | str) -> TaskRunner:
         with secrets_hidden():
             return _from_text(spec.strip())
     return _from_class(spec)
+
+
+def look_up(spec: str) -> RunnerInfo | None:
+    """Return what is known of the runner that a word or URL names; None if none is registered for it.
+
+    Nothing is imported. If several distributions claim the word, the first is returned.
+
+    Examples
+    --------
+    >>> from turnout.registry import look_up
+    >>> look_up("thread?max_workers=4").target
+    'turnout_runners.thread:ThreadPoolTaskRunner'
+    >>> look_up("package.module:Class") is None
+    True
+    """
+    word = _word_of(spec.strip())
+    return next((info for info in known() if info.word == word), None)
 
 
 def _from_class(spec: object) -> TaskRunner:
@@ -179,11 +196,14 @@ def _unknown(text: str) -> str:
             f"No runner answers to {text!r}: none is registered at all. Runners are found in installed distributions, "
             "not in folders on the path. Install this one with: pip install turnout"
         )
-    url = _URL.match(text)
-    typed = url.group() if url else re.split("[?:]", text)[0]
-    near = difflib.get_close_matches(typed.lower(), words, n=1)
+    near = difflib.get_close_matches(_word_of(text).lower(), words, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"No runner answers to {text!r}. Known: {', '.join(words)}.{hint}"
+
+
+def _word_of(text: str) -> str:
+    url = _URL.match(text)
+    return url.group().lower() if url else re.split("[?:]", text)[0]
 
 
 def _told(error: Exception) -> str:

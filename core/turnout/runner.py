@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 
+from ._machine import usable_memory, usable_processors
 from ._secrets import secrets_in, without_secrets
 from .errors import RunnerOptionError, RunnerStoppedError
 
@@ -30,10 +31,13 @@ __all__ = [
     "Host",
     "Outcome",
     "OutcomeKind",
+    "Plan",
     "Stored",
     "TaskRunner",
     "check_batch_seconds",
     "check_count",
+    "usable_memory",
+    "usable_processors",
 ]
 
 DEFAULT_BATCH_SECONDS: Final = 0.02
@@ -265,6 +269,15 @@ class Host(NamedTuple):
     inside it."""
 
 
+class Plan(NamedTuple):
+    """What a runner would start here, as far as it knows without starting it. See :meth:`TaskRunner.plan`."""
+
+    slots: int | None = None
+    """How many calls would run at once; None if only the started backend can tell."""
+    worker_memory: int | None = None
+    """How many bytes of memory the runner would let each worker have; None if it sets no limit, or can't tell."""
+
+
 class TaskRunner(abc.ABC):
     """Where calls run.
 
@@ -316,6 +329,13 @@ class TaskRunner(abc.ABC):
         Called from another thread while ``start`` runs, maybe several times. Must not wait. A runner that has this may
         be started in a thread that ends when it is up; others are started in the flow's own.
         """
+
+    def plan(self) -> Plan:
+        """Return what ``start`` would make here. Starts, connects to and imports nothing; ``turnout doctor`` shows it.
+
+        By default a runner tells nothing of it.
+        """
+        return Plan()
 
     @abc.abstractmethod
     def slots(self) -> int:

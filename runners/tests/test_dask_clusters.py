@@ -26,11 +26,11 @@ from dask.delayed import delayed
 
 from integration_tests.dask_clusters import Cluster
 from turnout import flow, get_run_logger, task
+from turnout._sockets import listening
 from turnout.errors import CrashedRun, RunnerStartError, TurnoutError
 from turnout.testing import Signals, run_script
 from turnout.testing._batches import batched
 from turnout.testing._bodies import gate, note
-from turnout.testing._footprint import listening
 from turnout.testing._kit import eventually, run_on
 from turnout_runners.dask import DaskTaskRunner, _link, get_dask_client
 from turnout_runners.dask._link import Link
@@ -107,6 +107,14 @@ def test_it_listens_on_loopback_only() -> None:
         opened = listening() - before
         assert len(opened) >= 3
         assert [socket for socket in opened if not socket.is_local] == []
+
+
+def test_its_workers_share_what_may_be_used_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "2048")
+    for given, limit in ((None, 2**30), ("500MB", 500_000_000)):
+        with DaskTaskRunner(n_workers=2, memory_limit=given) as runner:
+            assert runner._link is not None
+            assert [worker.memory for worker in runner._link.workers.values()] == [limit, limit]
 
 
 def test_the_users_own_dask_does_not_go_this_way(own: DaskTaskRunner) -> None:

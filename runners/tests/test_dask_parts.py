@@ -21,7 +21,7 @@ import pytest
 from turnout import flow, task
 from turnout.errors import RunnerOptionError, RunnerStartError
 from turnout.registry import resolve
-from turnout.runner import Batch, Outcome, OutcomeKind
+from turnout.runner import Batch, Outcome, OutcomeKind, Plan
 from turnout_runners.dask import DaskTaskRunner, get_dask_client
 from turnout_runners.dask._asking import Asking
 from turnout_runners.dask._clusters import check_cluster_versions, is_beyond_this_machine
@@ -92,6 +92,30 @@ def test_capabilities_are_those_of_the_cluster() -> None:
     assert DaskTaskRunner().capabilities.ends_with_driver
     assert not DaskTaskRunner(threads_per_worker=2).capabilities.isolates_crashes
     assert not DaskTaskRunner(address="tcp://a:1").capabilities.ends_with_driver
+
+
+@pytest.mark.parametrize(
+    ("settings", "plan"),
+    [
+        ({}, Plan(1, 2**31)),
+        ({"n_workers": 2}, Plan(2, 2**30)),
+        ({"n_workers": 2, "threads_per_worker": 3}, Plan(6, 2**30)),
+        ({"n_workers": 2, "memory_limit": 10**9}, Plan(2, 10**9)),
+        ({"n_workers": 2, "memory_limit": "1GB"}, Plan(2, None)),
+        ({"n_workers": 2, "memory_limit": 0}, Plan(2, None)),
+        ({"n_workers": 2, "cluster_kwargs": {"memory_limit": 10**9, "n_workers": 4}}, Plan(4, 10**9)),
+        ({"cluster_kwargs": {"n_workers": 4}}, Plan(4, 2**29)),
+        ({"adapt_kwargs": {"maximum": 4}}, Plan()),
+        ({"address": "tcp://127.0.0.1:1"}, Plan()),
+        ({"cluster_class": "dask_jobqueue.SLURMCluster"}, Plan()),
+    ],
+)
+def test_what_a_cluster_of_its_own_would_be(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], plan: Plan
+) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "2048")
+    assert DaskTaskRunner(**settings).plan() == plan
 
 
 def test_a_recipe_loads_no_dask() -> None:

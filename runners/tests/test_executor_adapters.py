@@ -24,7 +24,7 @@ import pytest
 
 from turnout import CrashedRun, RunnerStartError, RunnerStoppedError, TaskFuture, flow, task
 from turnout.registry import resolve
-from turnout.runner import Batch, Outcome, OutcomeKind
+from turnout.runner import Batch, Outcome, OutcomeKind, Plan, usable_processors
 from turnout.testing import Signals
 from turnout.testing._kit import eventually
 from turnout.testing._open_calls import alive
@@ -638,10 +638,20 @@ def test_slots_are_what_is_asked_for_or_what_the_executor_says() -> None:
         assert over(pool, max_workers=2).slots() == 2
     assert over(Desk()).slots() == 3
     assert over(Desk, max_workers=5).slots() == 5
-    assert over(Bare()).slots() == (os.cpu_count() or 1)
+    assert over(Bare()).slots() == usable_processors()
     odd = Desk()
     odd.max_workers = None  # type: ignore[assignment]
-    assert over(odd).slots() == (os.cpu_count() or 1)
+    assert over(odd).slots() == usable_processors()
+
+
+def test_a_plan_is_what_is_asked_for_or_what_the_executor_says() -> None:
+    with ThreadPoolExecutor(7) as pool, ThreadPoolExecutor() as by_default:
+        assert over(pool).plan() == Plan(7)
+        assert over(pool, max_workers=2).plan() == Plan(2)
+        assert ExecutorTaskRunner().plan() == over(ThreadPoolExecutor).plan() == Plan(by_default._max_workers)
+    assert over(Desk()).plan() == Plan(3)
+    assert over(Desk, max_workers=5).plan() == Plan(5)
+    assert over(loky.ProcessPoolExecutor).plan() == over(lambda: InSubmit()).plan() == over(Bare()).plan() == Plan()
 
 
 def test_max_workers_is_handed_on_to_classes_alone() -> None:

@@ -20,7 +20,8 @@ _PREAMBLE = """
 import json, os, signal, sys, tempfile, threading, time
 from pathlib import Path
 from turnout import flow, get_run_logger, task
-from turnout.testing._footprint import Footprint, descendants, listening
+from turnout._sockets import descendants, listening
+from turnout.testing._footprint import Footprint
 from turnout_runners.ray import RayTaskRunner
 
 @task

@@ -17,9 +17,10 @@ import pytest
 from turnout import flow, task
 from turnout.errors import RunnerOptionError, RunnerStartError, RunnerStoppedError
 from turnout.registry import resolve
+from turnout.runner import Plan
 from turnout_runners.ray import RayTaskRunner
 from turnout_runners.ray._addresses import host_and_port, same_place
-from turnout_runners.ray._local import _private_token
+from turnout_runners.ray._local import _private_token, _store_size
 
 
 @task
@@ -109,6 +110,29 @@ def test_same_places() -> None:
     assert not same_place("127.0.0.1:1", "127.0.0.1:2")
     assert not same_place("ray://127.0.0.1:1", "127.0.0.1:1")
     assert not same_place(None, "127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("runner", "plan"),
+    [
+        (RayTaskRunner(), Plan(1)),
+        (RayTaskRunner(num_cpus=3), Plan(3)),
+        (RayTaskRunner(num_cpus=3, init_kwargs={"num_cpus": 4}), Plan(4)),
+        (RayTaskRunner("ray://head:10001", num_cpus=3), Plan()),
+        (RayTaskRunner("auto"), Plan()),
+    ],
+)
+def test_what_a_ray_of_its_own_would_be(monkeypatch: pytest.MonkeyPatch, runner: RayTaskRunner, plan: Plan) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert runner.plan() == plan
+
+
+def test_the_object_store_is_a_part_of_what_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = _store_size()
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1000")
+    assert _store_size() == min(without, int(0.3 * 1000 * 2**20))
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1")
+    assert _store_size() == 100 * 2**20, "Ray wants so much"
 
 
 def test_the_token_of_a_local_ray_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

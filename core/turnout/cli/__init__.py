@@ -16,8 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 if all went well; 1 if the flow failed or a test of the conformance kit did; 2 if the command can't be
-        carried out as it was typed; 130 after Ctrl-C.
+        0 if all went well; 1 if the flow failed, a test of the conformance kit did, or the doctor found a problem; 2 if
+        the command can't be carried out as it was typed; 130 after Ctrl-C.
     """
     from ._commands import run
 

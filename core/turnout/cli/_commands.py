@@ -93,6 +93,37 @@ def runners_command(as_json: bool) -> None:
     list_runners(as_json=as_json)
 
 
+@commands.command("doctor")
+@click.argument("word", metavar="[WORD]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--timeout",
+    "seconds",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30,
+    show_default=True,
+    help="How long each step with a runner may take.",
+)
+def doctor_command(word: str | None, as_json: bool, seconds: float) -> int:
+    """Look for what is wrong, here or with one runner.
+
+    Without WORD: what is installed, how many processors and how much memory may be used, and what each runner would do.
+
+    With a word or address: start it or connect to it, compare versions, send calls and measure them, and list the
+    sockets that listen.
+
+    \b
+    Exit status:
+      0    all is well
+      1    a problem was found
+      2    the command can't be carried out as typed
+    """  # noqa: D301 - click looks for the character itself
+    from ._doctor import doctor
+
+    return doctor(word, as_json=as_json, seconds=seconds)
+
+
 @commands.command("conform")
 @click.argument("word", metavar="WORD")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

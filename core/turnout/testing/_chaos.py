@@ -17,7 +17,7 @@ from .._failures import encode
 from .._packing import PackedBatch
 from ..errors import RunnerOptionError
 from ..registry import resolve
-from ..runner import Batch, Capabilities, Host, Outcome, OutcomeKind, Stored, TaskRunner
+from ..runner import Batch, Capabilities, Host, Outcome, OutcomeKind, Plan, Stored, TaskRunner
 
 if TYPE_CHECKING:
     from .._serialization import Parcel
@@ -158,6 +158,10 @@ class ChaosTaskRunner(TaskRunner):
         self._host = host
         self._courier = _Courier()
         self.inner.start(Host(self._execute, self._take_news))
+
+    def plan(self) -> Plan:
+        """Return what the inner runner would start."""
+        return self.inner.plan()
 
     def slots(self) -> int:
         """Return how many calls can run at once, for the moment."""

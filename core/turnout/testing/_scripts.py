@@ -12,8 +12,8 @@ import pytest
 
 from turnout import flow
 
+from .._sockets import Socket, listening
 from ._bodies import add, gate
-from ._footprint import Socket, listening
 from ._kit import Conformance, Signals, run_script, runner_expression
 
 if TYPE_CHECKING:

@@ -9,11 +9,20 @@ import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from turnout._secrets import without_secrets
 from turnout.errors import RunnerOptionError, RunnerStartError
-from turnout.runner import DEFAULT_BATCH_SECONDS, Capabilities, Host, check_batch_seconds, check_count
+from turnout.runner import (
+    DEFAULT_BATCH_SECONDS,
+    Capabilities,
+    Host,
+    Plan,
+    check_batch_seconds,
+    check_count,
+    usable_memory,
+    usable_processors,
+)
 
 from ._linked import FOREIGN, LinkedRunner
 
@@ -23,6 +32,15 @@ if TYPE_CHECKING:
 __all__ = ["DaskTaskRunner"]
 
 _OWN: Final = dataclasses.replace(FOREIGN, isolates_crashes=True, explains_crashes=True, ends_with_driver=True)
+
+
+class _Size(NamedTuple):
+    """How large a cluster of the runner's own is."""
+
+    n_workers: int
+    threads_per_worker: int
+    memory_limit: int | float | str | None
+    """Of each worker; None leaves it to Dask."""
 
 
 class DaskTaskRunner(LinkedRunner):
@@ -38,7 +56,8 @@ class DaskTaskRunner(LinkedRunner):
         Of the cluster of its own. By default, as many workers as this process may use processors, with one thread
         each: then a worker that dies takes only its own call with it.
     memory_limit
-        Of each worker, in bytes or as Dask writes it, such as ``"4GiB"``.
+        Of each worker, in bytes or as Dask writes it, such as ``"4GiB"``. By default, its share of what this process
+        may use.
     address
         Of a scheduler that is up: ``"tcp://host:8786"`` or ``"tls://host:8786"``.
     security
@@ -117,8 +136,8 @@ class DaskTaskRunner(LinkedRunner):
         self._performance_report_path = performance_report_path
         self.max_batch_seconds = check_batch_seconds(max_batch_seconds)
         self._check()
-        is_own = address is None and cluster is None and cluster_class is None
-        self.capabilities = _OWN if is_own else FOREIGN
+        self._is_own = address is None and cluster is None and cluster_class is None
+        self.capabilities = _OWN if self._is_own else FOREIGN
         if (threads_per_worker or 1) > 1:
             self.capabilities = dataclasses.replace(self.capabilities, isolates_crashes=False)
         self._connection: Connection | None = None
@@ -184,25 +203,42 @@ class DaskTaskRunner(LinkedRunner):
         self._watch(connection.client, base)
         remember_client(self, connection.client)
 
+    def plan(self) -> Plan:
+        """Return what a cluster of its own would be, if that does not grow and shrink."""
+        if not self._is_own or self._adapt_kwargs is not None:
+            return Plan()
+        size = self._size()
+        limit = size.memory_limit
+        return Plan(size.n_workers * size.threads_per_worker, limit if isinstance(limit, int) and limit > 0 else None)
+
     def give_up(self) -> None:
         """End the workers that are being started: the start fails then."""
         own = sys.modules.get(f"{__package__}._own")
         if own is not None:
             own.end_workers_being_started()
 
-    def _all_settings(self) -> Any:
-        from dask.system import CPU_COUNT
+    def _size(self) -> _Size:
+        """Return how large a cluster of its own is. What ``cluster_kwargs`` say goes first."""
+        more = self._cluster_kwargs or {}
+        threads = more.get("threads_per_worker") or self._threads_per_worker or 1
+        n_workers = more.get("n_workers") or self._n_workers or max(1, usable_processors() // threads)
+        memory = usable_memory()
+        # Dask's own default is a share of the machine's memory, or of the container's, but not of a job's in it.
+        share = None if memory is None else memory // n_workers
+        memory_limit = more.get("memory_limit", share) if self._memory_limit is None else self._memory_limit
+        return _Size(n_workers, threads, memory_limit)
 
+    def _all_settings(self) -> Any:
         from turnout._cluster import shipment_of
 
         from ._clusters import Settings
 
         report_path = self._performance_report_path
-        threads = self._threads_per_worker or 1
+        size = self._size()
         return Settings(
-            n_workers=self._n_workers or max(1, CPU_COUNT // threads),
-            threads_per_worker=threads,
-            memory_limit=self._memory_limit,
+            n_workers=size.n_workers,
+            threads_per_worker=size.threads_per_worker,
+            memory_limit=size.memory_limit,
             address=self._address,
             security=self._security,
             cluster=self._cluster,

@@ -25,9 +25,11 @@ from turnout.runner import (
     Host,
     Outcome,
     OutcomeKind,
+    Plan,
     TaskRunner,
     check_batch_seconds,
     check_count,
+    usable_processors,
 )
 
 from ._remote import forget_signals_of_the_driver, run_packed
@@ -143,16 +145,18 @@ class ExecutorTaskRunner(TaskRunner):
         rebuild = None if handed_in is not None else self.make_executor
         self._pool = _Pool(host, executor, rebuild, in_process=self.capabilities.in_process)
 
+    def plan(self) -> Plan:
+        """Return ``max_workers``, or what the executor says of itself, if there is one or it is made of threads."""
+        if self._max_workers is None and isinstance(self._source, type) and _is_thread_pool(self._source):
+            # Which starts no thread before it has something to run.
+            with self.make_executor() as pool:
+                return Plan(_workers_of(pool))
+        return Plan(self._max_workers or _workers_of(self._source))
+
     def slots(self) -> int:
         """Return ``max_workers``, or what the executor says of itself."""
-        if self._max_workers is not None:
-            return self._max_workers
         executor = self._pool.executor if self._pool is not None else self._source
-        for name in ("_max_workers", "max_workers"):
-            count = getattr(executor, name, None)
-            if isinstance(count, int) and count > 0:
-                return count
-        return os.cpu_count() or 1
+        return self._max_workers or _workers_of(executor) or usable_processors()
 
     def submit(self, batch: Batch) -> None:
         """Hand a batch to the executor."""
@@ -316,6 +320,15 @@ class _Pool:
             self.executor = self._rebuild()
             # Not shut down here, which may be a thread of its own that can't wait for itself.
             self._broken_ones.append(broken)
+
+
+def _workers_of(executor: object) -> int | None:
+    """Return how many workers an executor says that it has, or None."""
+    for name in ("_max_workers", "max_workers"):
+        count = getattr(executor, name, None)
+        if isinstance(count, int) and count > 0:
+            return count
+    return None
 
 
 def _shut_down(executor: Executor) -> None:

@@ -12,12 +12,12 @@ from turnout.runner import (
     Batch,
     Capabilities,
     Host,
+    Plan,
     TaskRunner,
     check_batch_seconds,
     check_count,
+    usable_processors,
 )
-
-from ._processors import usable_processors
 
 if TYPE_CHECKING:
     from turnout._serialization import Parcel
@@ -106,6 +106,10 @@ class ProcessPoolTaskRunner(TaskRunner):
         interpreter.check()
         setup = self._setup()
         self._pool = Pool(Settings(self.slots(), self._max_tasks_per_worker, interpreter, setup), host)
+
+    def plan(self) -> Plan:
+        """Return a plan of as many slots as workers."""
+        return Plan(self.slots())
 
     def slots(self) -> int:
         """Return how many workers there are at most."""

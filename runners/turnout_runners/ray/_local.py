@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from turnout.errors import RunnerStartError
+from turnout.runner import usable_memory, usable_processors
 
 from ._addresses import places_in_use
 
@@ -107,7 +108,8 @@ def _arguments(settings: Settings, folder: str) -> dict[str, Any]:
         "address": "local",
         # Workers put one after the other at the front.
         "job_config": JobConfig(_py_driver_sys_path=_own_places()[::-1]),
-        "num_cpus": settings.num_cpus,
+        # By itself Ray would pass over affinity, and quotas save those of containers.
+        "num_cpus": settings.num_cpus or usable_processors(),
         "include_dashboard": False,
         "log_to_driver": False,
         "configure_logging": False,
@@ -148,6 +150,8 @@ def _store_size() -> int:
     free = _SMALLEST_STORE / _STORE_PART
     with contextlib.suppress(OSError, ValueError):
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        # What is stored counts towards the limit of a container or job.
+        free = min(free, usable_memory() or free)
         # Where shared memory is small, as in containers, Ray would warn and go to the disk.
         free = min(free, shutil.disk_usage("/dev/shm").free / _STORE_PART * 0.9)
     return int(min(max(free * _STORE_PART, _SMALLEST_STORE), _LARGEST_STORE))

@@ -16,10 +16,12 @@ from turnout.runner import (
     Batch,
     Capabilities,
     Host,
+    Plan,
     Stored,
     TaskRunner,
     check_batch_seconds,
     check_count,
+    usable_processors,
 )
 
 from ._addresses import CLIENT, check_address
@@ -47,8 +49,8 @@ class RayTaskRunner(TaskRunner):
         Of a cluster: ``"host:6379"`` from one of its nodes, ``"ray://host:10001"`` from any other machine, ``"auto"``
         for the one that Ray finds by itself (``RAY_ADDRESS``, or one that runs on this machine).
     num_cpus
-        How many processors a Ray of its own has, by default all of this machine. On a cluster: how many calls run on
-        it at once, by default as many as it has processors; calls that tasks submit don't count.
+        How many processors a Ray of its own has, by default those that this process may use. On a cluster: how many
+        calls run on it at once, by default as many as it has processors; calls that tasks submit don't count.
     namespace
         Ray's namespace for named actors.
     runtime_env
@@ -167,6 +169,12 @@ class RayTaskRunner(TaskRunner):
         self._connection = connection
         post = Post(connection.mailbox, connection.mailbox_name, uuid.uuid4().hex)
         self._pump = Pump(self, host, post, connection.cluster, shipment, self._limit())
+
+    def plan(self) -> Plan:
+        """Return a plan of as many slots as a Ray of its own has processors."""
+        if self._address is not None:
+            return Plan()
+        return Plan(self._init_kwargs.get("num_cpus") or self._num_cpus or usable_processors())
 
     def slots(self) -> int:
         """Return how many processors there are, or ``num_cpus`` if that is less. Follows the cluster's nodes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from turnout.runner import Batch, Capabilities, Host, TaskRunner
+from turnout.runner import Batch, Capabilities, Host, Plan, TaskRunner
 
 __all__ = ["SequentialTaskRunner"]
 
@@ -37,6 +37,10 @@ class SequentialTaskRunner(TaskRunner):
     def start(self, host: Host) -> None:
         """Start nothing."""
         self._host = host
+
+    def plan(self) -> Plan:
+        """Return a plan of one slot."""
+        return Plan(slots=1)
 
     def slots(self) -> int:
         """Return 1."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import os
 import threading
 import time
 from collections import deque
@@ -13,10 +12,13 @@ from typing import Final
 
 from turnout._locks import PoliteLock, start_thread
 from turnout.errors import RunnerStoppedError
-from turnout.runner import Batch, Capabilities, Host, TaskRunner, check_count
+from turnout.runner import Batch, Capabilities, Host, Plan, TaskRunner, check_count, usable_processors
 
 __all__ = ["ConcurrentTaskRunner", "ThreadPoolTaskRunner"]
 
+# As in the pool of the standard library: calls on threads mostly wait.
+_MOST_BY_DEFAULT: Final = 32
+_MORE_THAN_PROCESSORS: Final = 4
 # How long `stop` waits for bodies that were told to stop and don't, in seconds.
 _PATIENCE: Final = 0.5
 
@@ -30,8 +32,8 @@ class ThreadPoolTaskRunner(TaskRunner):
     Parameters
     ----------
     max_workers
-        How many calls run at once, at least 1. Default: the processors plus 4, at most 32. Calls that wait for other
-        calls don't count, nor do async ones: those all run on one event loop.
+        How many calls run at once, at least 1. Default: the processors that this process may use plus 4, at most 32.
+        Calls that wait for other calls don't count, nor do async ones: those all run on one event loop.
     thread_name_prefix
         What the names of the threads begin with.
 
@@ -61,17 +63,21 @@ class ThreadPoolTaskRunner(TaskRunner):
 
     def __init__(self, max_workers: int | None = None, thread_name_prefix: str = "turnout") -> None:
         check_count("max_workers", max_workers)
-        self._max_workers = max_workers or min(32, (os.cpu_count() or 1) + 4)
+        self._max_workers = max_workers
         self._prefix = thread_name_prefix
         self._pool: _Pool | None = None
 
     def start(self, host: Host) -> None:
         """Start nothing yet: threads start when there is something to run."""
-        self._pool = _Pool(host, self._max_workers, self._prefix)
+        self._pool = _Pool(host, self.slots(), self._prefix)
+
+    def plan(self) -> Plan:
+        """Return a plan of as many slots as threads."""
+        return Plan(self.slots())
 
     def slots(self) -> int:
-        """Return ``max_workers``."""
-        return self._max_workers
+        """Return how many threads there are at most."""
+        return self._max_workers or min(_MOST_BY_DEFAULT, usable_processors() + _MORE_THAN_PROCESSORS)
 
     def submit(self, batch: Batch) -> None:
         """Queue a batch by its number."""
