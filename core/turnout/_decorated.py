@@ -95,11 +95,14 @@ class Decorated:
         reference = None if self._bound else reference_of(self)
         if reference is not None:
             return found_at, reference
-        return _restored, (type(self), vars(self))
+        return _restored, (type(self), self._travelling())
+
+    def _travelling(self) -> dict[str, Any]:
+        """Return the attributes that a copy elsewhere has."""
+        return vars(self)
 
     def __repr__(self) -> str:
         return f"<{self.kind.capitalize()} {self.name}>"
-
 
 def _restored(cls: type[Any], state: dict[str, Any]) -> Any:
     made = object.__new__(cls)

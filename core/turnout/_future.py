@@ -223,6 +223,8 @@ class TaskFuture(Generic[R]):
         It runs in the thread that delivers the outcome, so it must be quick and must not wait for other futures. What
         it raises is logged.
         """
+        if self._scope.engine.is_dry:
+            return  # the call never was, so it is nothing that has ended
         if not self._listen(functools.partial(_deliver, callback, self)):
             _call_back(callback, self)
 
@@ -433,7 +435,6 @@ class FutureList(list[TaskFuture[R]]):
         for future in self:
             future.wait(remaining())
         return all(future.done() for future in self)
-
 
 def own_end(future: TaskFuture[Any]) -> WouldDeadlockError:
     """Return the error for a body that waits for the end of its own call."""
