@@ -24,6 +24,7 @@ FLOORS: Final = (
     "_version",
     "errors",
     "_secrets",
+    "_html",
     "_state",
     "_locks",
     "_forks",

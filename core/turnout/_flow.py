@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
-from ._choice import RunnerChoice, command_line_runner
+from ._choice import RunnerChoice, command_line_runner, told_runner
 from ._context import current_scope
 from ._decorated import Decorated, Delays, name_from
 from ._flow_run import FlowRun
@@ -277,6 +277,10 @@ class Flow(Decorated, Generic[P, R]):
     def __get__(self: Flow[Concatenate[Any, Q], R], instance: object, owner: type | None = None) -> Flow[Q, R]: ...
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self._of(instance, owner)
+
+    def _told(self) -> dict[str, str]:
+        chosen = self.chosen_runner or self.task_runner
+        return super()._told() | {"runs on": "" if chosen is None else told_runner(chosen)}
 
     # What follows is for flow runs.
 

@@ -10,13 +10,14 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 from ._backends import Backends
+from ._choice import told_runner
 from ._context import current_scope
 from ._decorated import Decorated, Delays, exponential_backoff, name_from, not_negative, signature_of
 from ._engine import Engine, no_context
 from ._future import FutureList
 from ._loops import call_here_async
 from ._map import LazyMap
-from ._resources import normalized
+from ._resources import described, normalized
 from ._signals import INTERRUPTS
 from ._state import State, StateType
 from ._stopping import end_from_outside
@@ -336,6 +337,13 @@ class Task(Decorated, Generic[P, R_co]):
     def _travelling(self) -> dict[str, Any]:
         # It may be large, or not to be pickled, and nothing is drawn on a worker.
         return super()._travelling() | {"viz_return_value": ...}
+
+    def _told(self) -> dict[str, str]:
+        return super()._told() | {
+            "runs on": "" if self.task_runner is None else told_runner(self.task_runner),
+            "tags": ", ".join(sorted(self.tags)),
+            "needs": described(self.resources),
+        }
 
     # What follows is for the engine.
 
