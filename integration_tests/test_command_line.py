@@ -427,6 +427,8 @@ def test_a_wrong_command_in_json_leaves_standard_output_empty(folder: Path) -> N
 # Graphs
 
 
+# Its body prints something, if it runs.
+LOUD: Final = ["stations.py:line", "-p", 'names=["Aa"]']
 LINE: Final = """flowchart TD
     subgraph f0["line"]
         direction TD
@@ -474,9 +476,9 @@ def test_a_body_that_looks_into_a_result_is_told_with_its_line(folder: Path) -> 
     [
         (["nowhere.py", "-o", "graph.dot"], "nowhere.py: no such file"),
         (["stations.py:line", "-o", "graph.dot"], "flow 'line': give it -p names=.... It takes names: list[str], "),
-        (["stations.py:quiet", "-o", "graph.png"], "A graph can't be saved as 'graph.png': end the name with .mmd, "),
+        ([*LOUD, "-o", "graph.png"], "A graph can't be saved as 'graph.png': end the name with .mmd, "),
         (["stations.py:quiet", "-o", "no/graph.dot"], "[Errno 2] No such file or directory: 'no/graph.dot'"),
-        (["stations.py:quiet", "-o", "graph.svg"], "Pictures are drawn by Graphviz, whose program `dot` is not on "),
+        ([*LOUD, "-o", "graph.svg"], "Pictures are drawn by Graphviz, whose program `dot` is not on "),
     ],
 )
 def test_a_wrong_graph_command_is_one_line(

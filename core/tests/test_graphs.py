@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -75,6 +76,21 @@ def test_a_helper_that_is_used_twice_is_two_places() -> None:
         ["leaf", "step", "join", "leaf", "step"],
         ["leaf > step", "step > join", "leaf > step"],
     )
+
+
+def test_a_body_may_be_wrapped() -> None:
+    def helper(x: Any) -> Any:
+        return leaf.submit(x)
+
+    def body() -> None:
+        helper(1)
+        helper(2)
+
+    @functools.wraps(body)
+    def wrapped() -> None:
+        body()
+
+    assert nodes_and_edges(wrapped)[0] == ["leaf", "leaf"]
 
 
 def test_places_in_a_helper_are_different() -> None:
@@ -243,6 +259,12 @@ def test_a_flow_that_calls_itself_is_one_box() -> None:
     text = inner.visualize(5).mermaid()
     assert re.findall(r'subgraph f\d+\["(.*)"\]', text) == ["inner x 63"]
     assert re.findall(r'n\d+\("(.*)"\)', text) == ["leaf x 63"]
+
+
+def test_a_flow_in_itself_that_runs_elsewhere_is_another_box() -> None:
+    flows = [*MAIN, FlowRecord("main", 0, runner="process"), FlowRecord("main", 1), FlowRecord("main", 2, runner="ray")]
+    boxes = folded(flows, [CallRecord("leaf", number) for number in range(4)]).boxes
+    assert [(box.parent, box.runner, box.count) for box in boxes] == [(None, None, 1), (0, "process", 2), (1, "ray", 1)]
 
 
 def test_records_may_come_from_anywhere() -> None:

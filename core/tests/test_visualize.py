@@ -23,6 +23,7 @@ from turnout import (
     MappingMissingIterable,
     ParameterBindError,
     ParameterTypeError,
+    StateType,
     TaskFuture,
     TaskRunner,
     VisualizationError,
@@ -118,6 +119,15 @@ def test_futures_are_found_wherever_a_run_finds_them() -> None:
 
 def test_what_is_quoted_is_not_waited_for() -> None:
     assert drawn(lambda: add.submit(quote([load.submit(1)]))) == ['n0("load")', 'n1("add")']
+
+
+def test_what_is_quoted_may_stand_beside_it() -> None:
+    def body() -> None:
+        loaded = load.submit(1)
+        add.submit(quote([loaded]), loaded)
+        add.submit(loaded, quote([loaded]))
+
+    assert drawn(body)[3:] == ["n0 --> n1", "n0 --> n2"]
 
 
 def test_a_result_that_is_quoted_is_a_result_all_the_same() -> None:
@@ -257,6 +267,7 @@ def test_any_number_of_calls_stays_any_number() -> None:
         save.map(added.result())
         for future in added:
             save.submit(future, 1)
+            save.submit(future.result()["x"], 2)
         save.submit(added)
 
     assert [line for line in drawn(body) if line.startswith("n") and "->" not in line] == [
@@ -265,8 +276,17 @@ def test_any_number_of_calls_stays_any_number() -> None:
         'n2("add x ?")',
         'n3("save x ?")',
         'n4("save x ?")',
-        'n5("save")',
+        'n5("save x ?")',
+        'n6("save")',
     ]
+
+
+def test_any_number_of_calls_and_another_one() -> None:
+    def body() -> None:
+        loaded = load.map(names.with_options(viz_return_value=...).submit())
+        add.map([*loaded, save.submit(1)])
+
+    assert drawn(body)[2:] == ['n2("save")', 'n3("add x ?")', 'n4("add")', "n0 --> n1", "n1 --> n3", "n2 --> n4"]
 
 
 def test_any_number_of_calls_is_walked_over_in_step_with_a_list() -> None:
@@ -404,7 +424,7 @@ def test_a_flow_with_checked_parameters() -> None:
 
     assert drawn(lambda: inner(load(1)))[-1] == "n0 --> n1"
     with pytest.raises(ParameterTypeError):
-        drawn(lambda: inner("one"))
+        drawn(inner, "one")
 
 
 async def body_that_awaits() -> Any:
@@ -685,6 +705,45 @@ def test_a_value_that_is_handed_on_whole_is_known_again() -> None:
 
     assert drawn(body)[4:] == ["n0 --> n2", "n1 --> n3"]
     assert names.viz_return_value == ["a", "b", "c"]
+
+
+def test_objects_that_can_be_changed_are_known_again() -> None:
+    @dataclass
+    class Table:
+        rows: list[int]
+
+    table = Table([1, 2])
+    tables = names.with_options(viz_return_value=table)
+
+    def body() -> None:
+        first, second = tables(), tables()
+        load.submit(first)
+        add.submit(second)
+        assert first == second == table
+
+    assert drawn(body)[4:] == ["n0 --> n2", "n1 --> n3"]
+
+
+class Stubborn:
+    """Can be changed, and not be copied."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __copy__(self) -> Stubborn:
+        raise TypeError("no")
+
+
+@pytest.mark.parametrize(
+    ("value", "edges"), [(Stubborn(), ["n0 --> n1"]), (("a", "b"), []), (len, []), (StateType.FAILED, [])]
+)
+def test_objects_that_may_stand_anywhere_are_not_known_again(value: Any, edges: list[str]) -> None:
+    one = names.with_options(viz_return_value=value)
+
+    def body() -> None:
+        assert one() is value
+        load.submit(value)
+
+    assert drawn(body)[2:] == edges
 
 
 def test_futures_of_another_flow_are_no_part_of_the_graph() -> None:

@@ -146,11 +146,17 @@ def _boxes(flows: Sequence[FlowRecord]) -> tuple[list[Box], list[int]]:
 
 
 def _same_around(boxes: Sequence[Box], parent: int | None, flow: FlowRecord) -> int | None:
-    """Return the box around a flow run that holds runs of the same flow, if it calls itself."""
+    """Return the box around a flow run that holds runs of the same flow on the same runner, if it calls itself."""
+    runner = flow.runner or _runner(boxes, parent)
     for number in around(boxes, parent):
-        if (boxes[number].name, boxes[number].runner) == (flow.flow, flow.runner):
+        if boxes[number].name == flow.flow and _runner(boxes, number) == runner:
             return number
     return None
+
+
+def _runner(boxes: Sequence[Box], number: int | None) -> str | None:
+    """Return where the calls in a box run, as far as somebody said so."""
+    return next((boxes[outer].runner for outer in around(boxes, number) if boxes[outer].runner), None)
 
 
 def around(boxes: Sequence[Box], number: int | None) -> Iterator[int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import sys
 import threading
 from collections.abc import Hashable, Iterable, Iterator
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._arguments import PLAIN, parts_of, quote, unwrapped
 from ._future import FuturePart, TaskFuture
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from .errors import VisualizationError
 
 __all__ = ["Recording", "Source"]
-
-# What is copied for each call whose result it stands for, so that an object tells which call it came from.
-_COPIED: Final = (list, dict, set)
 
 
 class Source(NamedTuple):
@@ -59,7 +57,8 @@ class Recording:
         """
         if self.problems:
             raise self.problems[0]
-        return Graph(self.flows, self.calls)
+        # Copies, for a thread that the body has left behind may add to it.
+        return Graph(tuple(self.flows), tuple(self.calls))
 
     def add_flow(self, record: FlowRecord) -> int:
         """Note a flow run, and return its number."""
@@ -76,10 +75,14 @@ class Recording:
             return origin
 
     def given(self, value: Any, origin: Origin) -> Any:
-        """Return what stands for the result of a call, and remember where it comes from, if it can be told."""
-        if type(value) in _COPIED:
-            value = copy.copy(value)
-        if type(value) not in PLAIN:
+        """Return what stands for the result of a call.
+
+        What can be changed is a copy for each call, and where that is met again it is known which call it came from.
+        Other objects may stand anywhere, as members of enums and tuples do.
+        """
+        if type(value).__hash__ is None:
+            with contextlib.suppress(Exception):  # some can't be copied
+                value = copy.copy(value)
             self._given[id(value)] = (value, origin)
         return value
 
@@ -134,14 +137,15 @@ class Recording:
 
     def _found(self, values: Iterable[Any]) -> Iterator[tuple[Source, bool]]:
         """Yield the sources of all that is in some values, and whether its failure is allowed."""
-        seen: dict[tuple[int, bool], Any] = {}
+        seen: dict[tuple[int, bool, bool], Any] = {}
         todo = [(value, False, False) for value in reversed(list(values))]
         while todo:
             value, may_fail, quoted = todo.pop()
             value, may_fail = unwrapped(value, may_fail)
-            if type(value) in PLAIN or (id(value), may_fail) in seen:
+            key = (id(value), may_fail, quoted)
+            if type(value) in PLAIN or key in seen:
                 continue
-            seen[id(value), may_fail] = value
+            seen[key] = value
             source = self.source(value)
             if type(value) is quote:
                 todo.append((value.value, may_fail, True))

@@ -53,9 +53,6 @@ class Unknown:
             raise AttributeError(name)
         return self[name]
 
-    def __hash__(self) -> int:
-        return id(self)
-
     def __format__(self, spec: str) -> str:
         # Many bodies print results, which leads nowhere else.
         return repr(self)
