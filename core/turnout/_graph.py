@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from . import _dot, _mermaid
@@ -99,6 +98,8 @@ class Graph:
             ...
         ValueError: A graph can't be saved as 'nothing.png': end the name with .mmd, .dot or .svg.
         """
+        from pathlib import Path  # takes a while to load, and most programs save no graph
+
         write = writer_for(path)
         Path(path).write_text(f"{write(self).rstrip()}\n", encoding="utf-8")
 
@@ -128,6 +129,8 @@ def writer_for(path: str | os.PathLike[str]) -> Callable[[Graph], str]:
     ValueError
         If the end of the name says nothing.
     """
+    from pathlib import Path
+
     write = _WRITERS.get(Path(path).suffix.lower())
     if write is None:
         raise ValueError(f"A graph can't be saved as {os.fspath(path)!r}: end the name with .mmd, .dot or .svg.")
