@@ -2,6 +2,7 @@
 
     turnout run examples/census.py:census --runner process
     turnout run examples/census.py:census --runner thread -p output=some-directory -p limit=200
+    turnout graph examples/census.py:census -p output=some-directory
 
 Every file of the running Python's standard library is parsed by a task of its own. The records are merged by pairs, in
 a tree of tasks, as they come. The flow then writes ``census.csv`` and ``census.png`` and prints the top of the table.
@@ -84,13 +85,14 @@ def parse(path: Path, root: Path) -> Census:
     return Census((module,), Counter(module.imports))
 
 
-@task
+# The values stand for results in the graph of the flow, whose body looks into them.
+@task(viz_return_value=Census((), Counter()))
 def merge(left: Census, right: Census) -> Census:
     """Join two neighbours. Their order stays, so the merged table needs no sorting."""
     return Census(left.modules + right.modules, left.importers + right.importers)
 
 
-@task
+@task(viz_return_value=b"")
 def draw(result: Census) -> bytes:
     """Return the picture as a PNG file."""
     return picture(result)

@@ -401,6 +401,72 @@ def test_a_wrong_command_in_json_leaves_standard_output_empty(folder: Path) -> N
     assert ended.line.startswith("turnout: error: stations.py has no 'nothing'.")
 
 
+# Graphs
+
+
+# Its body prints something, if it runs.
+LOUD: Final = ["stations.py:line", "-p", 'names=["Aa"]']
+LINE: Final = """flowchart TD
+    subgraph f0["line"]
+        direction TD
+        n0("build x 2")
+    end
+"""
+
+
+def test_a_graph_is_all_that_standard_output_holds(folder: Path) -> None:
+    ended = turnout_command("graph", "stations.py:line", "-p", 'names=["Aa", "Bb"]', cwd=folder)
+    assert ended == Ended(0, LINE, "title line\n")
+
+
+def test_a_graph_is_saved(here: Here, folder: Path) -> None:
+    ended = here("graph", "stations.py:line", "-p", 'names=["Aa", "Bb"]', "-o", "line.mmd")
+    assert ended == Ended(0, "title line\n", "")
+    assert (folder / "line.mmd").read_text() == LINE
+
+
+@pytest.mark.parametrize("arguments", [["stations.py:later", "-p", "number=2"], ["stations.py:steps", "-p", "upto=3"]])
+def test_flows_of_all_kinds_have_a_graph(folder: Path, arguments: list[str]) -> None:
+    name = arguments[0].partition(":")[2]
+    assert turnout_command("graph", *arguments, cwd=folder) == Ended(0, f'flowchart TD\n    n0[["{name}"]]\n', "")
+
+
+def test_a_body_that_looks_into_a_result_is_told_with_its_line(folder: Path) -> None:
+    (folder / "looking.py").write_text(
+        "from turnout import flow, task\n@task\ndef count():\n    return 3\n"
+        "@flow\ndef go():\n    for number in range(count.submit().result()):\n        pass\n"
+    )
+    ended = turnout_command("graph", "looking.py", cwd=folder)
+    assert (ended.status, ended.out) == (1, "")
+    lines = ended.err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert "line 7, in go" in lines[1]
+    assert set(re.findall(r'File "([^"]+)"', ended.err)) == {str(folder / "looking.py")}
+    assert lines[-1].startswith(
+        "turnout: flow 'go' can't be drawn: VisualizationError: The flow's body computes with the result of 'count-0'"
+    )
+    assert "@task(viz_return_value=...) on 'count'" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nowhere.py", "-o", "graph.dot"], "nowhere.py: no such file"),
+        (["stations.py:line", "-o", "graph.dot"], "flow 'line': give it -p names=.... It takes names: list[str], "),
+        ([*LOUD, "-o", "graph.png"], "A graph can't be saved as 'graph.png': end the name with .mmd, "),
+        (["stations.py:quiet", "-o", "no/graph.dot"], "[Errno 2] No such file or directory: 'no/graph.dot'"),
+        ([*LOUD, "-o", "graph.svg"], "Pictures are drawn by Graphviz, whose program `dot` is not on "),
+    ],
+)
+def test_a_wrong_graph_command_is_one_line(
+    here: Here, monkeypatch: pytest.MonkeyPatch, arguments: list[str], line: str
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    ended = here("graph", *arguments)
+    assert (ended.status, ended.out) == (2, ""), ended.err
+    assert ended.line.startswith(f"turnout: error: {line}"), ended.line
+
+
 # Leaving early
 
 
@@ -521,7 +587,7 @@ def test_version() -> None:
 def test_help_lists_the_commands(arguments: Sequence[str]) -> None:
     ended = turnout_command(*arguments)
     assert (ended.status, ended.err) == (0, "")
-    assert re.findall(r"^  (\w+)  ", ended.out, re.MULTILINE) == ["conform", "doctor", "run", "runners"]
+    assert re.findall(r"^  (\w+)  ", ended.out, re.MULTILINE) == ["conform", "doctor", "graph", "run", "runners"]
 
 
 def test_the_script_and_the_module_are_the_same() -> None:

@@ -19,6 +19,7 @@ from ._collections import as_completed, wait
 from ._context import RunContext, cancelled, get_run_context, get_run_logger, register_context_variable, tags
 from ._flow import Flow, flow
 from ._future import FutureList, TaskFuture
+from ._graph import Graph
 from ._state import State, StateType
 from ._task import Task, exponential_backoff, task
 from ._version import __version__
@@ -42,6 +43,7 @@ from .errors import (
     TurnoutError,
     UnknownRunnerError,
     UpstreamFailed,
+    VisualizationError,
     WouldDeadlockError,
 )
 from .runner import TaskRunner
@@ -52,6 +54,7 @@ __all__ = [
     "Flow",
     "FlowRunTimeoutError",
     "FutureList",
+    "Graph",
     "MappingLengthMismatch",
     "MappingMissingIterable",
     "MissingContextError",
@@ -74,6 +77,7 @@ __all__ = [
     "TurnoutError",
     "UnknownRunnerError",
     "UpstreamFailed",
+    "VisualizationError",
     "WouldDeadlockError",
     "__version__",
     "allow_failure",

@@ -20,11 +20,13 @@ __all__ = [
     "arriving",
     "awaited_futures",
     "find_futures",
+    "parts_of",
     "quote",
     "replace",
     "replace_arguments",
     "searched",
     "unmapped",
+    "unwrapped",
 ]
 
 T = TypeVar("T")
@@ -130,7 +132,7 @@ def find_futures(values: tuple[Any, ...] | list[Any]) -> dict[TaskFuture[Any], b
             special = True
             todo.append((value.value, allowed or cls is allow_failure))
         else:
-            parts = _parts(value)
+            parts = parts_of(value)
             if parts and (id(value), allowed) not in seen:
                 seen[id(value), allowed] = value
                 todo.extend((part, allowed) for part in parts if type(part) not in PLAIN)
@@ -168,7 +170,7 @@ def _stranger(given: Any) -> Any:
     todo = [given]
     seen: dict[int, Any] = {}
     while todo:
-        value, _ = _unwrapped(todo.pop(), False)
+        value, _ = unwrapped(todo.pop(), False)
         if value is None or type(value) is TaskFuture or type(value) is FuturePart or id(value) in seen:
             continue
         seen[id(value)] = value
@@ -176,7 +178,7 @@ def _stranger(given: Any) -> Any:
             todo.extend(item for key, item in value.items() if type(key) is not TaskFuture)
         elif isinstance(value, (list, tuple, set, frozenset)):
             todo.extend(value)
-        elif _parts(value) is None or find_futures([value]) is None:
+        elif parts_of(value) is None or find_futures([value]) is None:
             # Of a dataclass, some fields may be anything.
             return value
     return None
@@ -187,12 +189,12 @@ def searched(value: Any) -> Any:
 
     In a dictionary of 300,000 entries a search takes 17 ms.
     """
-    parts = _parts(value)
+    parts = parts_of(value)
     is_worth_it = parts and (len(parts) > _WORTH_QUOTING or any(type(part) not in PLAIN for part in parts))
     return quote(value) if is_worth_it and find_futures([value]) is None else value
 
 
-def _parts(value: Any) -> list[Any] | None:
+def parts_of(value: Any) -> list[Any] | None:
     """Return what a container holds, or None for anything else."""
     if isinstance(value, (list, tuple, set, frozenset)):
         return list(value)
@@ -307,10 +309,10 @@ class _Replacement:
                     replaced = True
                     if cls not in _WRAPPERS:
                         continue
-                value, allowed = _unwrapped(part, holder.allowed)
+                value, allowed = unwrapped(part, holder.allowed)
                 inner = self.known.get((id(value), allowed))
                 if inner is None:
-                    parts = _parts(value)
+                    parts = parts_of(value)
                     if not parts:
                         continue
                     inner = self.known[id(value), allowed] = _Container(value, allowed, parts)
@@ -356,7 +358,7 @@ class _Replacement:
             return part
         if cls is TaskFuture:
             return self.resolve(part, allowed)
-        value, allowed = _unwrapped(part, allowed)
+        value, allowed = unwrapped(part, allowed)
         cls = type(value)
         if cls is TaskFuture:
             return self.resolve(value, allowed)
@@ -374,7 +376,7 @@ class _Replacement:
         return Placeholder(whole.index, part.keys) if type(whole) is Placeholder else part.take(whole)
 
 
-def _unwrapped(value: Any, allowed: bool) -> tuple[Any, bool]:
+def unwrapped(value: Any, allowed: bool) -> tuple[Any, bool]:
     """Return a value without ``unmapped`` and ``allow_failure`` around it, and whether its failure is allowed."""
     while (cls := type(value)) is allow_failure or cls is unmapped:
         value, allowed = value.value, allowed or cls is allow_failure
@@ -417,7 +419,7 @@ def _emptied(value: Any) -> Any:
 
 
 def _filled(made: Any, value: Any, parts: list[Any]) -> Any:
-    """Return the copy of a container with new parts, which are in the order of :func:`_parts`."""
+    """Return the copy of a container with new parts, which are in the order of :func:`parts_of`."""
     try:
         if isinstance(value, list):
             made.extend(parts)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from ._call import Call
 from ._engine import Engine, nested_home
+from ._secrets import without_secrets
 from .registry import resolve
 from .runner import TaskRunner
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from ._backends import Backends
     from ._context import Scope
 
-__all__ = ["command_line_runner", "engine_for", "use_runner"]
+__all__ = ["RunnerChoice", "chosen_for", "command_line_runner", "engine_for", "told_runner", "use_runner"]
 
 RunnerChoice = TaskRunner | type[TaskRunner] | str
 
@@ -81,11 +82,7 @@ def engine_for(
         What the decorator said.
     """
     inside = parent is not None and parent.engine.in_worker
-    chosen = explicit or _used_runner.get()
-    if chosen is None and not inside:
-        # A worker has the driver's environment and may run a flow of the same decorator. It must not start a pool of
-        # its own for what the driver sent it.
-        chosen = command_line_runner.get() or os.environ.get(ENVIRONMENT_VARIABLE) or decorated
+    chosen = chosen_for(explicit, decorated, inside=inside)
     if chosen is not None:
         return Engine(backends, resolve(chosen), in_worker=inside)
     if isinstance(parent, Call):
@@ -93,3 +90,38 @@ def engine_for(
     if parent is not None and (parent.engine.runner or parent.engine.home):
         return Engine(backends, parent.engine.runner, parent.engine.home, in_worker=inside)
     return Engine(backends, resolve(DEFAULT))
+
+
+def chosen_for(
+    explicit: RunnerChoice | None, decorated: RunnerChoice | None, *, inside: bool = False
+) -> RunnerChoice | None:
+    """Return the word that wins for a flow run, or None if none was said.
+
+    Parameters
+    ----------
+    explicit
+        What ``with_options`` said.
+    decorated
+        What the decorator said.
+    inside
+        The flow runs in a worker.
+    """
+    chosen = explicit or _used_runner.get()
+    if chosen is None and not inside:
+        # A worker has the driver's environment and may run a flow of the same decorator. It must not start a pool of
+        # its own for what the driver sent it.
+        chosen = command_line_runner.get() or os.environ.get(ENVIRONMENT_VARIABLE) or decorated
+    return chosen
+
+
+def told_runner(choice: RunnerChoice) -> str:
+    """Return what users are told of a runner that was chosen: the word, or what makes it, without secrets.
+
+    Examples
+    --------
+    >>> told_runner("tcp://user:hunter2@host:8786")
+    'tcp://***@host:8786'
+    """
+    if isinstance(choice, str):
+        return without_secrets(choice)
+    return f"{choice.__name__}()" if isinstance(choice, type) else repr(choice)

@@ -95,10 +95,29 @@ class Decorated:
         reference = None if self._bound else reference_of(self)
         if reference is not None:
             return found_at, reference
-        return _restored, (type(self), vars(self))
+        return _restored, (type(self), self._travelling())
+
+    def _travelling(self) -> dict[str, Any]:
+        """Return the attributes that a copy elsewhere has."""
+        return vars(self)
 
     def __repr__(self) -> str:
         return f"<{self.kind.capitalize()} {self.name}>"
+
+    def _repr_html_(self) -> str:
+        from ._html import Row, card, first_line
+
+        rows = [Row(name, first_line(value)) for name, value in self._told().items()]
+        return card(self.kind.capitalize(), self.name, rows)
+
+    def _told(self) -> dict[str, str]:
+        """Return what notebooks show beside the name; what is empty is left out."""
+        return {
+            "description": self.description or "",
+            "parameters": str(signature_of(self.fn) or ""),
+            "retries": str(self.retries or ""),
+            "timeout": "" if self.timeout_seconds is None else f"{self.timeout_seconds:g} s",
+        }
 
 
 def _restored(cls: type[Any], state: dict[str, Any]) -> Any:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ._arguments import PLAIN, awaited_futures, find_futures
 from ._call import EMPTY, NO_KEYWORDS, Call
@@ -23,6 +23,7 @@ from ._circles import no_circle
 from ._context import TASK_RUNS, Scope
 from ._ending import RUNNING, give_name, run_hooks, settle, start, task_run
 from ._future import CANCELLED, COMPLETED, UPSTREAM_FAILED, Failure, TaskFuture, summary
+from ._map import Arguments, elements_of
 from ._scopes import FlowScope, calls_around, next_index, remote_around
 from ._signals import INTERRUPTS, stop_inner
 from ._state import State, StateType
@@ -110,6 +111,9 @@ class Engine:
         This process is a worker of somebody else's flow.
     """
 
+    is_dry: ClassVar[bool] = False
+    """Calls are noted, and not run."""
+
     def __init__(
         self,
         backends: Backends,
@@ -188,6 +192,10 @@ class Engine:
         if task.run_name is None or give_name(call):
             dispatcher.push(call, True)
         return future
+
+    def elements(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, lazy: bool) -> Iterator[Arguments]:
+        """Yield the arguments of each call of a map; see :func:`turnout._map.elements_of`."""
+        return elements_of(name, args, kwargs, lazy=lazy)
 
     def _new_call(
         self,

@@ -7,14 +7,18 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
-from ._choice import RunnerChoice, command_line_runner
+from ._choice import RunnerChoice, command_line_runner, told_runner
+from ._context import current_scope
 from ._decorated import Decorated, Delays, name_from
 from ._flow_run import FlowRun
 from ._state import State, StateType
+from ._unknown import Unknown
 from .errors import ParameterBindError, ParameterTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ._graph import Graph
 
 __all__ = ["Flow", "command_line_runner", "flow"]
 
@@ -121,35 +125,43 @@ class Flow(Decorated, Generic[P, R]):
             return self._run_async(parameters, return_state)
         if inspect.isgeneratorfunction(self.fn):
             return self._collected(parameters) if return_state else self._walk(parameters)
-        run = FlowRun(self, parameters)
+        run = self._new_run(parameters)
         return _given(run.run(self._body(run)), return_state)
+
+    def _new_run(self, parameters: dict[str, Any]) -> FlowRun:
+        scope = current_scope.get()
+        if scope is not None and scope.engine.is_dry:
+            from ._dry_run import DryRun
+
+            return DryRun(self, parameters)
+        return FlowRun(self, parameters)
 
     def _body(self, run: FlowRun) -> Callable[[], Any]:
         args, kwargs = _split(self.fn, run.parameters)
         return functools.partial(self.fn, *args, **kwargs)
 
     async def _run_async(self, parameters: dict[str, Any], return_state: bool) -> Any:
-        run = FlowRun(self, parameters)
+        run = self._new_run(parameters)
         return _given(await run.run_async(self._body(run)), return_state)
 
     def _walk(self, parameters: dict[str, Any]) -> Any:
-        run = FlowRun(self, parameters)
+        run = self._new_run(parameters)
         return (yield from run.walk(self._body(run)))
 
     async def _walk_async(self, parameters: dict[str, Any]) -> Any:
-        run = FlowRun(self, parameters)
+        run = self._new_run(parameters)
         async for item in run.walk_async(self._body(run)):
             yield item
 
     def _collected(self, parameters: dict[str, Any]) -> State:
-        run = FlowRun(self, parameters)
+        run = self._new_run(parameters)
         try:
             return State(StateType.COMPLETED, None, 0.0, list(run.walk(self._body(run))))
         except Exception as error:
             return run._state_of(error)
 
     async def _collected_async(self, parameters: dict[str, Any]) -> State:
-        run = FlowRun(self, parameters)
+        run = self._new_run(parameters)
         try:
             items = [item async for item in run.walk_async(self._body(run))]
             return State(StateType.COMPLETED, None, 0.0, items)
@@ -167,6 +179,53 @@ class Flow(Decorated, Generic[P, R]):
         bound.apply_defaults()
         parameters = dict(bound.arguments)
         return _validated(self, parameters) if self.validate_parameters else parameters
+
+    def visualize(self, /, *args: P.args, **kwargs: P.kwargs) -> Graph:
+        """Return the graph of what a call of the flow submits, without running any task.
+
+        The flow's body runs, and those of its subflows. Each call that they submit is noted, and its result stands for
+        one that is not known: it can be given to other calls, but not looked into, unless the task has a
+        ``viz_return_value``. No runner is started, no hook is called, and nothing is tried again or timed. An async
+        flow runs on an event loop of its own, and a generator is walked over to its end.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            The flow's arguments.
+
+        Raises
+        ------
+        VisualizationError
+            If the body looks into a result that is not there.
+        ParameterBindError, ParameterTypeError
+            If the arguments don't fit.
+        Exception
+            Whatever the body raises.
+
+        Examples
+        --------
+        >>> from turnout import flow, task
+        >>> @task
+        ... def double(x):
+        ...     return 2 * x
+        >>> @task
+        ... def add(numbers):
+        ...     return sum(numbers)
+        >>> @flow
+        ... def total(numbers):
+        ...     return add.submit(double.map(numbers))
+        >>> print(total.visualize(range(1000)))
+        flowchart TD
+            subgraph f0["total"]
+                direction TD
+                n0("double x 1,000")
+                n1("add")
+            end
+            n0 --> n1
+        """
+        from ._dry_run import visualized
+
+        return visualized(self, args, kwargs)
 
     def with_options(self, **options: Any) -> Flow[P, R]:
         """Return a copy with some of the parameters of :func:`flow` changed.
@@ -219,6 +278,10 @@ class Flow(Decorated, Generic[P, R]):
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self._of(instance, owner)
 
+    def _told(self) -> dict[str, str]:
+        chosen = self.chosen_runner or self.task_runner
+        return super()._told() | {"runs on": "" if chosen is None else told_runner(chosen)}
+
     # What follows is for flow runs.
 
     def hooks_for(self, type_: StateType) -> Sequence[Hook]:
@@ -263,7 +326,11 @@ def _validated(flow: Flow[..., Any], parameters: dict[str, Any]) -> dict[str, An
     checked = dict(parameters)
     for name, value in parameters.items():
         kind = inspect.signature(flow.fn).parameters[name].kind
-        if name not in annotations or kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+        if (
+            name not in annotations
+            or type(value) is Unknown
+            or kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        ):
             continue
         try:
             config = {"arbitrary_types_allowed": True}

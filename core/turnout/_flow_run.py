@@ -203,7 +203,7 @@ class FlowRun:
     # What all of them share
 
     def _engine(self) -> Engine:
-        engine = engine_for(self._backends, self._parent, self.flow.chosen_runner, self.flow.task_runner)
+        engine = self._new_engine()
         inherited = self._parent is not None and self._parent.log_prints
         engine.flow_run = FlowScope(
             engine,
@@ -218,6 +218,9 @@ class FlowRun:
         engine.run_id = self.id if self.attempt == 1 else f"{self.id}#{self.attempt}"
         self._current = engine
         return engine
+
+    def _new_engine(self) -> Engine:
+        return engine_for(self._backends, self._parent, self.flow.chosen_runner, self.flow.task_runner)
 
     def _prints(self) -> contextlib.AbstractContextManager[object]:
         return prints_logged() if self.flow.log_prints else contextlib.nullcontext()

@@ -223,6 +223,8 @@ class TaskFuture(Generic[R]):
         It runs in the thread that delivers the outcome, so it must be quick and must not wait for other futures. What
         it raises is logged.
         """
+        if self._scope.engine.is_dry:
+            return  # the call never was, so it is nothing that has ended
         if not self._listen(functools.partial(_deliver, callback, self)):
             _call_back(callback, self)
 
@@ -248,6 +250,13 @@ class TaskFuture(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<TaskFuture {self.name} {self._type.name.lower()}>"
+
+    def _repr_html_(self) -> str:
+        from ._html import Row, card
+
+        type_, outcome = self._told()
+        is_over = Row("result" if type_ <= StateType.CACHED else "error", outcome)
+        return card("TaskFuture", self.name, [Row("state", State(type_).name), is_over], state=type_.name)
 
     # What follows is for the engine and for the functions of this module.
 
@@ -297,6 +306,18 @@ class TaskFuture(Generic[R]):
             await over
         finally:
             self._forget(tell)
+
+    def _told(self) -> tuple[StateType, str]:
+        """Return the type of the state, and the outcome in one line, without waiting, unpacking or looking at it."""
+        from ._html import first_line, short
+
+        with LOCK:
+            type_, data = self._type, self._data
+        if type_ < COMPLETED:
+            return type_, ""
+        if type_ <= StateType.CACHED:
+            return type_, "not unpacked yet" if type(data) in PACKED else short(data)
+        return type_, first_line(summary(self._error(look=False), type_))
 
     def _state(self, *, look: bool) -> State:
         with LOCK:
@@ -433,6 +454,27 @@ class FutureList(list[TaskFuture[R]]):
         for future in self:
             future.wait(remaining())
         return all(future.done() for future in self)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{len(futures)} {type_.name.lower()}" for type_, futures in self._by_state().items())
+        return f"<FutureList of {len(self)}{': ' * bool(counts)}{counts}>"
+
+    def _repr_html_(self) -> str:
+        from ._html import Row, card
+
+        rows = []
+        for type_, futures in self._by_state().items():
+            first = f", first {futures[0].name}: {futures[0]._told()[1]}" if type_ > StateType.CACHED else ""
+            rows.append(Row(State(type_).name, f"{len(futures):,}{first}", type_.name))
+        return card("FutureList", f"{len(self):,} call{'s' * (len(self) != 1)}", rows)
+
+    def _by_state(self) -> dict[StateType, list[TaskFuture[R]]]:
+        """Return the futures by the types of their states, in the order of these."""
+        by_state: dict[StateType, list[TaskFuture[R]]] = {}
+        for future in self:
+            if isinstance(future, TaskFuture):  # it is a list, and may hold anything
+                by_state.setdefault(future._type, []).append(future)
+        return dict(sorted(by_state.items()))
 
 
 def own_end(future: TaskFuture[Any]) -> WouldDeadlockError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,7 @@ from ._signals import calls_flow
 from ._waiting import Arrivals, countdown
 from .errors import MappingLengthMismatch, MappingMissingIterable
 
-__all__ = ["LazyMap", "elements_of"]
+__all__ = ["Arguments", "LazyMap", "column_of", "elements_of"]
 
 R = TypeVar("R")
 
@@ -42,7 +43,7 @@ def elements_of(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, laz
     """
     columns: dict[int | str, Iterable[Any]] = {}
     for key, value in _numbered(args, kwargs):
-        column = _column(value)
+        column = column_of(value)
         if column is not None:
             columns[key] = column
     if not columns:
@@ -59,10 +60,10 @@ def _numbered(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[int |
     return [*enumerate(args), *kwargs.items()]
 
 
-def _column(value: Any) -> Iterable[Any] | None:
+def column_of(value: Any) -> Iterable[Any] | None:
     """Return what to walk over for one argument, or None for one that each call gets whole."""
     if type(value) is allow_failure:
-        inner = _column(value.value)
+        inner = column_of(value.value)
         return None if inner is None else (allow_failure(element) for element in inner)
     if type(value) in (unmapped, quote):
         return None
@@ -162,7 +163,8 @@ class LazyMap(Generic[R]):
         open_ = 0
 
         def watch(future: TaskFuture[R]) -> None:
-            future.add_done_callback(over.put)
+            if not future._listen(functools.partial(over.put, future)):
+                over.put(future)
 
         while True:
             while open_ < _AHEAD and self._submit_next(watch):

@@ -134,3 +134,19 @@ class State:
 
     def __repr__(self) -> str:
         return f"{self.name}({self.message!r})" if self.message else f"{self.name}()"
+
+    def _repr_html_(self) -> str:
+        from ._html import Row, card, first_line, short
+
+        rows = [
+            Row("message", first_line(self.message)),
+            Row("result", short(self._data) if self.is_completed() else ""),
+            Row("since", _local_time(self.timestamp) if self.timestamp else ""),
+        ]
+        return card("State", self.name, rows, state=self.type.name)
+
+
+def _local_time(timestamp: float) -> str:
+    import datetime as dt
+
+    return dt.datetime.fromtimestamp(timestamp).astimezone().isoformat(" ", "seconds")

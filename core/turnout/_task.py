@@ -10,13 +10,14 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 from ._backends import Backends
+from ._choice import told_runner
 from ._context import current_scope
 from ._decorated import Decorated, Delays, exponential_backoff, name_from, not_negative, signature_of
 from ._engine import Engine, no_context
 from ._future import FutureList
 from ._loops import call_here_async
-from ._map import LazyMap, elements_of
-from ._resources import normalized
+from ._map import LazyMap
+from ._resources import described, normalized
 from ._signals import INTERRUPTS
 from ._state import State, StateType
 from ._stopping import end_from_outside
@@ -73,6 +74,7 @@ class Task(Decorated, Generic[P, R_co]):
         batch: bool = True,
         read_only: bool = False,
         task_runner: RunnerChoice | None = None,
+        viz_return_value: Any = ...,
         **runner_options: Mapping[str, Any],
     ) -> None:
         super().__init__(
@@ -97,6 +99,7 @@ class Task(Decorated, Generic[P, R_co]):
         self.batch = batch
         self.read_only = read_only
         self.task_runner = task_runner
+        self.viz_return_value = viz_return_value
         self.runner_options = _by_runner(runner_options)
         self.is_async = _is_async(self.fn)
         self._check_parameters()
@@ -270,7 +273,7 @@ class Task(Decorated, Generic[P, R_co]):
         scope = current_scope.get()
         if scope is None:
             raise no_context(self)
-        calls = elements_of(self.name, args, kwargs, lazy=lazy)
+        calls = scope.engine.elements(self.name, args, kwargs, lazy=lazy)
         if lazy:
 
             def submit(call: tuple[tuple[Any, ...], dict[str, Any]]) -> TaskFuture[R_co]:
@@ -330,6 +333,17 @@ class Task(Decorated, Generic[P, R_co]):
     ) -> Task[Q, R_co]: ...
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self._of(instance, owner)
+
+    def _travelling(self) -> dict[str, Any]:
+        # It may be large, or not to be pickled, and nothing is drawn on a worker.
+        return super()._travelling() | {"viz_return_value": ...}
+
+    def _told(self) -> dict[str, str]:
+        return super()._told() | {
+            "runs on": "" if self.task_runner is None else told_runner(self.task_runner),
+            "tags": ", ".join(sorted(self.tags)),
+            "needs": described(self.resources),
+        }
 
     # What follows is for the engine.
 
@@ -405,6 +419,7 @@ def task(
     batch: bool = True,
     read_only: bool = False,
     task_runner: RunnerChoice | None = None,
+    viz_return_value: Any = ...,
     **runner_options: Mapping[str, Any],
 ) -> Callable[[Callable[P, T]], Task[P, T]]: ...
 def task(fn: Any = None, /, **options: Any) -> Any:
@@ -448,6 +463,8 @@ def task(fn: Any = None, /, **options: Any) -> Any:
         Writing to arrays is an error then, where the runner can tell.
     task_runner
         Where the calls run, if not where the flow's others do: a runner, its class, or a word such as ``"process"``.
+    viz_return_value
+        What :meth:`Flow.visualize` has in the place of a result, for flows whose bodies look into it. Default: nothing.
     **runner_options
         What only one runner understands, under its word: ``dask_options={"priority": 1}``. The others pass over it.
 

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 from ._exceptions import put
 from .errors import TurnoutError
 
-__all__ = ["Frame", "frames_of", "listing", "rebuilt", "without_own_frames"]
+__all__ = ["Frame", "frames_of", "is_own", "listing", "rebuilt", "without_own_frames"]
 
 Frame: TypeAlias = tuple[str, str, int]
 """File name, name of the function, line."""
@@ -79,13 +79,14 @@ def without_own_frames(error: BaseException) -> BaseException:
 
 def _strip(error: BaseException) -> None:
     first = kept = error.__traceback__
-    while kept is not None and _is_own(kept.tb_frame):
+    while kept is not None and is_own(kept.tb_frame):
         kept = kept.tb_next
     if kept is not first and (kept is not None or isinstance(error, TurnoutError)):
         put(error, "__traceback__", kept)
 
 
-def _is_own(frame: types.FrameType) -> bool:
+def is_own(frame: types.FrameType) -> bool:
+    """Return whether a frame is Turnout's own, and not its user's."""
     module = frame.f_globals.get("__name__")
     if not isinstance(module, str) or module.partition(".")[0] not in _OWN_PACKAGES:
         return False

@@ -17,6 +17,7 @@
     ├── MappingLengthMismatch (ValueError)         `map` over iterables of unequal length
     ├── MappingMissingIterable (ValueError)        `map` with nothing to walk over
     ├── SerializationError (TypeError)             something can't travel to or from a worker
+    ├── VisualizationError (RuntimeError)          a flow can't be drawn
     ├── UpstreamFailed                             a call whose dependency had no result
     ├── CrashedRun                                 the worker died, or the body raised a BaseException
     ├── CancelledRun (concurrent.futures.CancelledError)
@@ -48,6 +49,7 @@ __all__ = [
     "TurnoutError",
     "UnknownRunnerError",
     "UpstreamFailed",
+    "VisualizationError",
     "WouldDeadlockError",
 ]
 
@@ -110,6 +112,10 @@ class MappingMissingIterable(TurnoutError, ValueError):
 
 class SerializationError(TurnoutError, TypeError):
     """An argument, function, result or exception can't travel to or from a worker."""
+
+
+class VisualizationError(TurnoutError, RuntimeError):
+    """A flow can't be drawn: its body looks into a result that isn't there, or what draws is not installed."""
 
 
 class UpstreamFailed(TurnoutError):

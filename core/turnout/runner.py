@@ -428,6 +428,20 @@ class TaskRunner(abc.ABC):
         settings = ", ".join(f"{name}={value!r}" for name, value in self._settings.items())
         return without_secrets(f"{type(self).__name__}({settings})", secrets_in(self._settings))
 
+    def _repr_html_(self) -> str:
+        from ._html import Row, card, first_line
+
+        known = secrets_in(self._settings)
+        # With its name, which may be what tells a secret, and whole, or a part of one might be left.
+        told = {name: without_secrets(f"{name}={value!r}", known) for name, value in self._settings.items()}
+        settings = [Row(name, first_line(text.removeprefix(f"{name}="))) for name, text in told.items()]
+        shared = Row("arguments and results", "are shared" if self.capabilities.in_process else "are pickled")
+        stopped = Row("a running call that is cancelled", _STOPPED[self.capabilities.cancel])
+        return card("TaskRunner", type(self).__name__, [*settings, shared, stopped])
+
+
+_STOPPED: Final = {"none": "runs on", "cooperative": "is asked to stop", "kill": "is stopped"}
+
 
 def check_count(name: str, value: int | None) -> None:
     """Refuse a setting of a runner that counts something and is neither None nor a whole number from 1 on.

@@ -84,6 +84,21 @@ def run_command(target: str, runner: str | None, parameters: tuple[str, ...], as
     return run_flow(target, runner, parameters, json=as_json, log_level=log_level)
 
 
+@commands.command("graph")
+@click.argument("target", metavar="FILE.py:FLOW")
+@click.option("-p", "--parameter", "parameters", metavar="NAME=VALUE", multiple=True, help="A parameter of the flow.")
+@click.option("-o", "--output", metavar="FILE", help="Save the graph there: as .mmd, .dot or .svg (needs Graphviz).")
+def graph_command(target: str, parameters: tuple[str, ...], output: str | None) -> int:
+    """Show what a flow submits, and what waits for what.
+
+    Runs the flow's body, but no task. Prints the text of a mermaid flowchart. Flow and parameters are given as for
+    `turnout run`.
+    """
+    from ._graph import draw_flow
+
+    return draw_flow(target, parameters, output)
+
+
 @commands.command("runners")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 def runners_command(as_json: bool) -> None:
