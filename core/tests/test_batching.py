@@ -105,30 +105,6 @@ def test_short_calls_that_go_alone_are_sent_ahead(seconds: float, ahead: int, op
         assert depot.sizes() == [1] * 31
 
 
-class Untold(Depot):
-    """A backend that doesn't tell when a call begins."""
-
-    capabilities = Capabilities(latency=0.001)
-
-
-@pytest.mark.parametrize(("seconds", "ahead"), [(0.01, 1), (0.04, 1), (0.06, 0)])
-def test_where_nobody_tells_what_begins_only_short_calls_are_sent_ahead(seconds: float, ahead: int) -> None:
-    with Untold() as depot:
-        futures = [echo.submit(number) for number in range(10)]
-        before = depot.sizes()
-        depot.tell(0, Outcome(0, VALUE, 0, seconds=seconds))
-        running = sum(future.running() for future in futures)
-        depot.work_off(1)
-        begin = len(depot.batches)
-        unknown = task(lambda: None).submit()
-        late = [echo.submit() for _ in range(3)]
-        sent = [unknown.running(), *(future.running() for future in late)]
-        depot.work_off(begin)
-    assert before == [1], "nothing is known of them"
-    assert running == 1 + ahead
-    assert sent == [True, False, False, False], "the one before may take long"
-
-
 def test_calls_that_need_something_are_not_sent_ahead() -> None:
     with Far() as depot:
         for number in range(30):

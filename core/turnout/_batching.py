@@ -115,11 +115,6 @@ class Batching:
         """Return whether a call is known to be one that goes alone, for all that it takes."""
         return not self.max_seconds or (id(call.task.fn) in self._paces and self.worth(call) is None)
 
-    def is_shorter(self, call: Call, seconds: float) -> bool:
-        """Return whether a call is known to take less than so many seconds."""
-        known = self._paces.get(id(call.task.fn))
-        return known is not None and known[1][0] < seconds
-
     def lead(self, call: Call, latency: float) -> int:
         """Return how many batches of such a call it takes behind the one that runs, for its worker not to wait.
 

@@ -58,8 +58,6 @@ class FlightDispatcher(Dispatcher):
         self._early = EarlyCalls(self._lock, self._sent)
         self._shared = SharedArguments()
         self._prepared = PreparedBatches(self._lock, self._shared)
-        # Where nobody tells when a call begins: batches that are under way and not known to be short.
-        self._long: set[Batch] = set()
         # The last batch of several calls that was sent, if it is under way.
         self._newest: PackedBatch | None = None
         # Values that are still with the runner.
@@ -314,7 +312,6 @@ class FlightDispatcher(Dispatcher):
                 self._quarantine = None
             if isinstance(batch, PackedBatch):
                 batch.is_over = True
-                self._long.discard(batch)
                 if self._newest is batch:
                     self._newest = None
                 # Batches behind it still name it, and so would hold the results that it needed.

@@ -28,10 +28,6 @@ __all__ = ["WindowDispatcher"]
 _MOST_TOGETHER: Final = 1000
 # When a batch of several gives back what has not begun: this many times the work that it may be, in seconds.
 _PATIENCE: Final = 2.0
-# Runners that don't tell when a call begins have one more for each slot, if it is known to take less than so many times
-# their latency: it saves a fiftieth of its time or more. On a pool of two processes, 200 calls of 10 ms take 1.10 times
-# as long as by hand without it.
-_SHORT_TIMES: Final = 50.0
 
 
 class WindowDispatcher(FlightDispatcher):
@@ -214,17 +210,13 @@ class WindowDispatcher(FlightDispatcher):
 
     def _lead(self, call: Call) -> int:
         """Return how many batches may wait at each worker, for one that begins with this call."""
+        # What was sent to a runner that doesn't tell when a call begins counts as running, and can't be taken back.
         if not self.capabilities.streams:
-            # What was sent counts as running, with its time limit, and can't be taken back: that must not be for long.
-            return int(not self._long and not call.task.travels_alone and self._is_short(call))
+            return 0
         if not call.task.travels_alone:
             return max(1, self._batching.lead(call, self.capabilities.latency))
         # What needs something special must not keep others waiting until that is there.
         return 0 if call.task.has_needs else self._batching.lead(call, self.capabilities.latency)
-
-    def _is_short(self, call: Call) -> bool:
-        """Return whether others may wait behind a call, or it behind such ones, as if they ran."""
-        return self._batching.is_shorter(call, _SHORT_TIMES * self.capabilities.latency)
 
     def _as_batch(self, calls: list[Call], ahead: Sequence[Call]) -> Batch | None:
         batch: Batch | None = calls[0] if self.capabilities.in_process else self._packed(calls)
@@ -280,9 +272,6 @@ class WindowDispatcher(FlightDispatcher):
             self._keep(batch)
             return
         if not self.capabilities.streams and isinstance(batch, PackedBatch):
-            if not self._is_short(batch.calls[0]):
-                with self._lock:
-                    self._long.add(batch)
             for call, attempt in zip(batch.calls, batch.attempts, strict=True):
                 if call not in batch.ahead:
                     self._begin(call, attempt)

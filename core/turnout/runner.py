@@ -81,8 +81,7 @@ class Capabilities:
         Log records, prints and the start of a call are told while the batch runs, not at its end.
     latency
         About how many seconds a worker would wait for its next batch if that were sent when the one before is over.
-        Calls that go alone and are known to be shorter are sent ahead. Without ``streams`` it is no more than one for
-        each slot, if that is known to be short, for it counts as running from then on.
+        Calls that go alone and are known to be shorter are sent ahead. With ``streams`` only.
     batch_seconds
         About how much work a batch is for driver, backend and worker, in seconds, whatever is in it. Calls that need
         each other's results are spread over workers where they are several times as much.

@@ -41,7 +41,7 @@ logger = logging.getLogger("turnout")
 Factory = Callable[..., Executor]
 
 _OTHER_PROCESS: Final = Capabilities(
-    isolates_crashes=False, explains_crashes=False, at_most_once=False, latency=0.001, ends_with_driver=False
+    isolates_crashes=False, explains_crashes=False, at_most_once=False, ends_with_driver=False
 )
 # The engine itself asks a body in this process to stop.
 _SAME_PROCESS: Final = dataclasses.replace(
@@ -49,7 +49,6 @@ _SAME_PROCESS: Final = dataclasses.replace(
     in_process=True,
     cancel="cooperative",
     streams=True,
-    latency=0.0,
     batch_seconds=0.0,
     ends_with_driver=True,
 )
