@@ -149,7 +149,8 @@ class CrashConformance(Conformance):
         if not runner.capabilities.isolates_crashes:
             declared("isolates_crashes: calls that were under way may run again")
             assert set(ran) == set(range(40))
-        elif not runner.capabilities.keeps_ledger and self.batches in ("most", "random"):
+        elif not runner.capabilities.keeps_ledger and self.batches != "one":
+            # Where calls are measured, too: others of this function may have been short, and failed by an exception.
             declared("keeps_ledger: short calls that travelled with the one that killed its worker may run again")
             assert set(ran) == set(range(40))
         else:
