@@ -31,6 +31,7 @@ FLOORS: Final = (
     "_alarms",
     "_timers",
     "_stop",
+    "_wakeups",
     "_signals",
     "_resources",
     "_machine",

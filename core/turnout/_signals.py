@@ -19,10 +19,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ._locks import LOCK, free_in_forks
 from ._stop import Stop, send, take_back
+
+if TYPE_CHECKING:
+    from ._wakeups import Wakeups
 
 __all__ = [
     "INTERRUPTS",
@@ -201,6 +204,8 @@ class Interrupts:
         # The signal that comes next is our own, see `_look`.
         self._is_reminder = False
         self._before: dict[int, Any] = {}
+        # Has the loop wake up for them in which async flows run.
+        self._wakeups: Wakeups | None = None
         # One object: what a signal's handler is, is asked by identity.
         self._handler: Callable[[int, FrameType | None], None] = self._handle
         # How to end the flows that run in other threads.
@@ -235,6 +240,7 @@ class Interrupts:
         self._users += 1
         if self._users == 1:
             self._take_over()
+        self._stay_awake()
         try:
             yield
         finally:
@@ -257,7 +263,18 @@ class Interrupts:
             if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
                 self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._handler)
 
+    def _stay_awake(self) -> None:
+        asyncio = sys.modules.get("asyncio")
+        loop = None if asyncio is None else asyncio._get_running_loop()
+        if loop is not None and self._before and self._wakeups is None:
+            from ._wakeups import Wakeups
+
+            self._wakeups = Wakeups(loop)
+
     def _give_back(self) -> None:
+        if self._wakeups is not None:
+            self._wakeups.close()
+            self._wakeups = None
         # None of our own reminders may come after this.
         while self._is_looking:
             time.sleep(_LOOK_SECONDS / 10)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
@@ -207,6 +208,18 @@ class InterruptConformance(Conformance):
         with runner:
             assert add.map(range(5), 1).result() == [1, 2, 3, 4, 5]
 
+    def test_F10_signal_that_another_thread_gets(self, runner: TaskRunner, signals: Signals) -> None:
+        """Ctrl-C ends an async flow that sleeps, even if the system interrupts another thread for it."""
+
+        @flow(task_runner=runner)
+        async def main() -> None:
+            threading.Thread(target=_interrupt_asleep, args=(signals, threading.get_ident())).start()
+            await gate.submit(signals)
+
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(main())
+        signals.set("go")
+
     def test_F10_handlers_are_given_back(self, runner: TaskRunner) -> None:
         """The handlers of both signals are what they were when a flow or a block has ended; those of others stay."""
         numbers = (signal.SIGINT, signal.SIGTERM)
@@ -347,6 +360,12 @@ def _command(pid: int) -> str:
 def _interrupt_when(signals: Signals, event: str) -> None:
     signals.wait(event)
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def _interrupt_asleep(signals: Signals, main: int) -> None:
+    signals.wait("begun")
+    eventually(lambda: sys._current_frames()[main].f_code.co_name == "select", "the loop sleeps")
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
 
 def _interrupt_after(begun: threading.Event) -> None:
