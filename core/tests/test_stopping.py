@@ -20,9 +20,12 @@ from turnout._locks import start_thread
 from turnout._packing import pack
 from turnout._stop import Stop, send
 from turnout._timers import after
+from turnout.errors import TaskRunTimeoutError
 from turnout.runner import Batch, Capabilities, Host, Outcome, OutcomeKind, TaskRunner
 from turnout.testing import run_script
+from turnout.testing._batches import batched
 from turnout.testing._depot import Depot
+from turnout.testing._kit import eventually
 from turnout.worker import Stopper, run_batch
 
 
@@ -438,3 +441,69 @@ def test_an_event_loop_goes_on_while_a_flow_waits_for_what_was_sent() -> None:
     asyncio.run(drive())
     # The depot gives nothing back, so that is waited for in vain; a loop that is blocked turns a few times.
     assert ticks - at_end_of_body > 50
+
+
+# A flow ends when the bodies that it had killed are dead: it must not wait for one that was dead before.
+
+
+class Hasty(Depot):
+    """Its workers are dead, or done, before whoever has them stopped goes on."""
+
+    def __init__(self, last: Outcome) -> None:
+        super().__init__()
+        self.last = last
+
+    def cancel(self, batch: Batch) -> bool:
+        self.host.report(batch, [self.last])
+        return super().cancel(batch)
+
+
+@task
+def nothing(*_: Any) -> None:
+    pass
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", [OutcomeKind.CRASHED, OutcomeKind.LOST, OutcomeKind.VALUE], ids=lambda kind: kind.name)
+def test_a_body_that_is_dead_before_its_call_is_out_of_time(kind: OutcomeKind) -> None:
+    with Hasty(Outcome(0, kind)) as depot:
+        future = nothing.with_options(timeout_seconds=0.05).submit()
+        depot.tell(0, Outcome(0, OutcomeKind.STARTED))
+        assert isinstance(future.exception(10), TaskRunTimeoutError)
+
+
+@pytest.mark.timeout(20)
+def test_a_body_that_is_dead_before_its_call_is_tried_again() -> None:
+    with Hasty(Outcome(0, OutcomeKind.CRASHED)) as depot:
+        future = nothing.with_options(timeout_seconds=0.05, retries=1).submit()
+        depot.tell(0, Outcome(0, OutcomeKind.STARTED))
+        eventually(lambda: len(depot.batches) == 2, "it is sent again")
+        depot.tell(1, Outcome(0, OutcomeKind.VALUE, "in time"))
+        assert future.result(10) == "in time"
+
+
+@pytest.mark.timeout(20)
+def test_a_killed_body_that_is_dead_after_its_call_was_sent_again() -> None:
+    with Depot(2) as depot:
+        future = nothing.with_options(timeout_seconds=0.05, retries=1).submit()
+        depot.tell(0, Outcome(0, OutcomeKind.STARTED))
+        eventually(lambda: len(depot.batches) == 2, "it is sent again")
+        depot.tell(0, Outcome(0, OutcomeKind.CRASHED))
+        depot.tell(1, Outcome(0, OutcomeKind.VALUE, "in time"))
+        assert future.result(10) == "in time"
+
+
+@pytest.mark.timeout(20)
+def test_a_call_that_is_cancelled_as_it_begins_when_what_came_of_it_is_known() -> None:
+    with batched("most"), Depot() as depot:
+        first = [nothing.submit(), nothing.submit()]
+        root = nothing.submit()
+        behind: list[Any] = []
+        behind.append(nothing.with_options(on_running=[lambda *_: behind[0].cancel()]).submit(root))
+        depot.work(0)
+        depot.work(1)
+        assert depot.sizes() == [1, 1, 2]
+        depot.tell(2, Outcome(1, OutcomeKind.VALUE, "too early"))
+        depot.tell(2, Outcome(0, OutcomeKind.VALUE))
+        assert behind[0].state.is_cancelled()
+        assert [one.result(0) for one in first] == [None, None]

@@ -163,6 +163,9 @@ def _out_of_time(call: Call, attempt: int) -> None:
         if call.future._type is not RUNNING or call.attempt != attempt:
             return
         trouble_of(call).abandoned = attempt
+        if call.dispatcher.kills:
+            # The flow waits for the end of the body. Noted now, for it may end before it is killed.
+            call.engine.stopping.add(call)
     # The body first, while its thread and batch are still known as this attempt's.
     stop_body(call)
     with delivering():

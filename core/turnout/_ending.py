@@ -64,7 +64,8 @@ def settle(call: Call, type_: StateType, data: Any, attempt: int | None = None) 
                 continue
             if attempt is not None and (attempt != one.attempt or future._type is not RUNNING):
                 continue
-            if future._type is RUNNING and _is_waited_for(one, type_):
+            if type_ is CANCELLED and future._type is RUNNING and (one.thread or one.dispatcher.kills):
+                # The end of its body is about to come, and the flow waits for that.
                 one.engine.stopping.add(one)
             future._data = data
             future._time = time.time()
@@ -85,13 +86,6 @@ def settle(call: Call, type_: StateType, data: Any, attempt: int | None = None) 
                     todo.append((dependent, lost, Failure(root=data.root or future), None))
         one.engine.finished(one, type_, listeners)
     return ready
-
-
-def _is_waited_for(call: Call, type_: StateType) -> bool:
-    """Return whether the flow waits for the end of a body that is final before that: it is about to come."""
-    if type_ is CANCELLED and call.thread:
-        return True
-    return (type_ is CANCELLED or type_ is StateType.TIMED_OUT) and call.dispatcher.kills
 
 
 def start(ready: Sequence[Call]) -> None:

@@ -253,6 +253,9 @@ class FlightDispatcher(Dispatcher):
             attempt = batch.attempts[outcome.index]
             self._begin(call, attempt)
             self._start(self._settled(batch, call, attempt, outcome, False))
+            if call.engine.stopping:
+                # Cancelled in this moment, as a call that runs: its body has ended long ago.
+                body_ended(call)
 
     def _drop_if_late(self, source: PackedBatch) -> None:
         prepared = self._prepared.behind(source)
