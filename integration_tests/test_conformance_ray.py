@@ -161,15 +161,6 @@ class TestRayInterrupted(InterruptedScriptConformance):
         """A script in a `with runner:` block ends. SIGTERM for all its processes ends Ray's, too: see docs/ray.md."""
         super().test_F10_session(fresh_runner, signals, tmp_path, number)
 
-    def test_F10_flow_in_another_thread(self, fresh_runner: TaskRunner, signals: Signals, tmp_path: Path) -> None:
-        """A flow in another thread is ended when Ctrl-C has ended the main one. Ray's folder may stay."""
-        ended = interrupted(
-            [_scripted(fresh_runner, signals, _THREAD)], tmp_path, signals, [("waiting", signal.SIGINT)]
-        )
-        assert ended.status in (-signal.SIGINT, 1), ended
-        assert ended.seconds < _LIMIT
-        assert not ended.processes, ended
-
     def test_F10_second_ctrl_c(
         self, fresh_runner: TaskRunner, signals: Signals, tmp_path: Path, declared: Declare
     ) -> None:

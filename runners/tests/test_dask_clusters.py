@@ -223,6 +223,22 @@ def test_nothing_stays_on_the_scheduler(own: DaskTaskRunner) -> None:
         eventually(lambda: on_scheduler(own, held) == (0, 0), "the scheduler holds nothing", 10)
 
 
+@task
+def submit_one() -> Any:
+    return double.submit(1).result()
+
+
+def test_nothing_stays_on_the_scheduler_of_tasks_that_submit(own: DaskTaskRunner) -> None:
+    def topics(dask_scheduler: Any) -> int:
+        return sum(name.startswith("turnout") for name in dask_scheduler._broker._topics)
+
+    with own:
+        before = on_scheduler(own, topics)
+        for _ in range(3):
+            assert submit_one.submit().result() == 2
+        eventually(lambda: on_scheduler(own, topics) <= before, "their topics are gone", 10)
+
+
 @pytest.mark.timeout(240)
 def test_a_report_is_written(tmp_path: Path) -> None:
     # Not among the tools of all tests: with what it needs it is larger than all of them, for this one file.

@@ -17,7 +17,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 __all__ = ["ShippedWatch", "Watch"]
 
 _BEYOND_SUSPICION = -1_000_000
-# How often to look whether workers are idle that count as such, in seconds.
+# How often to look whether workers are idle that count as such, and which topics are in use, in seconds.
 _LOOK_SECONDS = 0.25
 
 
@@ -62,6 +62,7 @@ class Watch(SchedulerPlugin):
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             self.see_who_is_busy()
+            self.forget_topics()
 
     def _look_no_more(self) -> None:
         if self.looks is not None:
@@ -76,6 +77,17 @@ class Watch(SchedulerPlugin):
         for worker in list(self.scheduler.idle.values()):
             if len(worker.processing) > worker.nthreads:
                 self.scheduler.check_idle_saturated(worker)
+
+    def forget_topics(self) -> None:
+        """Have the scheduler forget topics of the run to which nobody listens any more: each task that submits has one.
+
+        What comes for them too late makes them anew, until the next look.
+        """
+        with contextlib.suppress(AttributeError):
+            topics = self.scheduler._broker._topics
+            for name in [name for name in topics if name.startswith(self.base) and name != self.base]:
+                if not topics[name].subscribers:
+                    del topics[name]
 
     def update_graph(self, scheduler: Any, *, annotations: Mapping[str, Mapping[Any, Any]], **_: Any) -> None:
         """Make the first death of a worker final for our tasks, whatever the scheduler's ``allowed-failures``."""

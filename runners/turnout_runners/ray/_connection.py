@@ -165,7 +165,7 @@ def connect(settings: Settings, lost: Callable[[str], None]) -> tuple[Connection
                 _current.close()
                 _current = None
                 raise
-            atexit.register(_close, _current)
+            atexit.register(_close_at_exit, _current)
         else:
             _check_same(_current, settings)
         connection = _current
@@ -184,10 +184,19 @@ def connect(settings: Settings, lost: Callable[[str], None]) -> tuple[Connection
 def _close(connection: Connection) -> None:
     global _current
     with _lock:
-        atexit.unregister(_close)
+        atexit.unregister(_close_at_exit)
         if _current is connection:
             _current = None
         connection.close()
+
+
+def _close_at_exit(connection: Connection) -> None:
+    """Close a connection whose flows may run on in other threads: those must not have Ray start another by itself."""
+    with contextlib.suppress(ImportError, AttributeError):
+        from ray._private import auto_init_hook
+
+        auto_init_hook.enable_auto_connect = False
+    _close(connection)
 
 
 def _made(settings: Settings) -> Connection:
