@@ -10,8 +10,10 @@ import faulthandler
 import os
 import re
 import signal
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -59,6 +61,10 @@ def _end(item: pytest.Item, settings: pytest_timeout.Settings) -> None:
     # pytest-timeout shows them on standard output, and that of xdist's processes goes nowhere.
     os.write(item.config.stash[_STDERR], f"\n{item.nodeid} took longer than {settings.timeout:g} s.\n".encode())
     faulthandler.dump_traceback(item.config.stash[_STDERR])
+    # What a thread is about to raise, or to clean up after, may say more than where it hangs.
+    for held in sys._current_exceptions().values():
+        error = held if sys.version_info >= (3, 12) else held[1]
+        os.write(item.config.stash[_STDERR], "".join(traceback.format_exception(error)).encode())
     # What this process has forked holds its pipes: nobody would learn of its end, and the run would wait for ever.
     for pid in descendants(os.getpid()):
         with contextlib.suppress(ProcessLookupError):

@@ -26,7 +26,7 @@ from turnout.testing import (
     run_script,
     runner_expression,
 )
-from turnout.testing._interrupts import _LIMIT, _STUBBORN, _THREAD, _scripted, interrupted
+from turnout.testing._interrupts import _STUBBORN, _scripted, interrupted
 from turnout.testing._kit import Conformance, Declare, Signals, eventually, let_go
 from turnout_runners.ray import RayTaskRunner
 from turnout_runners.ray._local import loopback_only, quietly

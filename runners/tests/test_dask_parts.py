@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -23,8 +24,9 @@ from turnout.errors import RunnerOptionError, RunnerStartError
 from turnout.registry import resolve
 from turnout.runner import Batch, Outcome, OutcomeKind, Plan
 from turnout_runners.dask import DaskTaskRunner, get_dask_client
+from turnout_runners.dask._addresses import is_beyond_this_machine
 from turnout_runners.dask._asking import Asking
-from turnout_runners.dask._clusters import check_cluster_versions, is_beyond_this_machine
+from turnout_runners.dask._clusters import check_cluster_versions
 from turnout_runners.dask._journal import Journal, entries, journal_path
 from turnout_runners.dask._placement import Worker, checked_options, place, why_nowhere
 from turnout_runners.dask._quiet import only_warnings
@@ -155,6 +157,13 @@ def test_plain_tcp_over_a_network_warns_and_an_unreachable_address_says_so() -> 
     ):
         runner.start(None)  # type: ignore[arg-type]
     runner.stop()
+
+
+def test_a_port_that_says_nothing_is_not_waited_for_longer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        runner = DaskTaskRunner(address=f"tcp://127.0.0.1:{mute.getsockname()[1]}", connect_timeout=0.3)
+        with pytest.raises(RunnerStartError, match=r"within 0.3 s.*says nothing.*dask scheduler"):
+            runner.start(None)  # type: ignore[arg-type]
 
 
 def test_tls_without_certificates_says_what_is_missing() -> None:

@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import importlib.util
-import ipaddress
 import logging
-import socket
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,9 +18,10 @@ from turnout._scripts import scripts_by_value
 from turnout._secrets import without_secrets
 from turnout.errors import RunnerOptionError, RunnerStartError
 
+from ._addresses import await_greeting, is_beyond_this_machine
 from ._quiet import only_warnings
 
-__all__ = ["Connection", "Settings", "connect", "is_beyond_this_machine"]
+__all__ = ["Connection", "Settings", "connect"]
 
 logger = logging.getLogger("turnout")
 
@@ -140,6 +139,10 @@ class Connection:
             )
         if settings.security is None and address.startswith("tls://"):
             _need_certificates(address)
+        try:
+            await_greeting(address, settings.connect_timeout)
+        except TimeoutError as error:
+            raise RunnerStartError(_unreachable(address, settings, error)) from error
         client = self._client(settings, address, address)
         self.check = _Pings(client).check
         return client
@@ -249,24 +252,6 @@ def _versions_here() -> dict[str, str | None]:
         except ImportError:
             found[name] = None
     return found
-
-
-def is_beyond_this_machine(address: str) -> bool:
-    """Return whether an address leads over a network.
-
-    Examples
-    --------
-    >>> is_beyond_this_machine("tcp://127.0.0.1:8786"), is_beyond_this_machine("tcp://10.0.0.7:8786")
-    (False, True)
-    """
-    scheme, _, rest = address.rpartition("://")
-    if scheme not in ("", "tcp"):
-        return False
-    host = rest.rpartition(":")[0].strip("[]") or rest
-    try:
-        return not ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host not in ("localhost", socket.gethostname())
 
 
 def _unreachable(where: str, settings: Settings, error: Exception) -> str:
