@@ -62,8 +62,9 @@ def _end(item: pytest.Item, settings: pytest_timeout.Settings) -> None:
     os.write(item.config.stash[_STDERR], f"\n{item.nodeid} took longer than {settings.timeout:g} s.\n".encode())
     faulthandler.dump_traceback(item.config.stash[_STDERR])
     # What a thread is about to raise, or to clean up after, may say more than where it hangs.
+    held: Any
     for held in sys._current_exceptions().values():
-        error = held if sys.version_info >= (3, 12) else held[1]
+        error = held[1] if isinstance(held, tuple) else held  # a tuple in Python 3.11
         os.write(item.config.stash[_STDERR], "".join(traceback.format_exception(error)).encode())
     # What this process has forked holds its pipes: nobody would learn of its end, and the run would wait for ever.
     for pid in descendants(os.getpid()):
