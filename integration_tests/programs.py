@@ -436,8 +436,9 @@ def run(
 
 
 def _folder(runner: TaskRunner) -> tempfile.TemporaryDirectory[str]:
-    # Where workers are asked to stop a body, a flow does not wait for that: it may make its file while this is removed.
-    is_asked = runner.capabilities.cancel == "cooperative" and not runner.capabilities.in_process
+    # Where a body is asked to stop, and not killed, a flow does not wait for one in a worker, or that is out of time: it
+    # may make its file while this is removed.
+    is_asked = runner.capabilities.cancel == "cooperative"
     return tempfile.TemporaryDirectory(ignore_cleanup_errors=is_asked)
 
 
