@@ -436,8 +436,8 @@ def run(
 
 
 def _folder(runner: TaskRunner) -> tempfile.TemporaryDirectory[str]:
-    # Where a body is asked to stop, and not killed, a flow does not wait for one in a worker, or that is out of time: it
-    # may make its file while this is removed.
+    # Where a body is asked to stop, and not killed, a flow does not wait for one in a worker, nor for one that is out
+    # of time: it may make its file while this is removed.
     is_asked = runner.capabilities.cancel == "cooperative"
     return tempfile.TemporaryDirectory(ignore_cleanup_errors=is_asked)
 
