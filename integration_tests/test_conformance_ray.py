@@ -154,13 +154,6 @@ class TestRayInterrupted(InterruptedScriptConformance):
     def make_runner(self, slots: int) -> TaskRunner:
         return RayTaskRunner(num_cpus=slots)
 
-    @pytest.mark.parametrize("number", [signal.SIGINT])
-    def test_F10_session(
-        self, fresh_runner: TaskRunner, signals: Signals, tmp_path: Path, number: signal.Signals
-    ) -> None:
-        """A script in a `with runner:` block ends. SIGTERM for all its processes ends Ray's, too: see docs/ray.md."""
-        super().test_F10_session(fresh_runner, signals, tmp_path, number)
-
     def test_F10_second_ctrl_c(
         self, fresh_runner: TaskRunner, signals: Signals, tmp_path: Path, declared: Declare
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -63,7 +64,7 @@ def start(settings: Settings) -> tuple[Callable[[], None], list[tuple[str, int]]
     variables = dict(os.environ)
     try:
         _private_token()
-        with loopback_only(), quietly():
+        with loopback_only(), quietly(), _apart():
             ray.init(**_arguments(settings, folder))
     except Exception as error:
         with contextlib.suppress(Exception):
@@ -212,6 +213,26 @@ def loopback_only() -> Iterator[None]:
             ray_constants.ENABLE_RAY_CLUSTER = was_enabled
         for name, value in before.items():
             _restore(name, value)
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """Have all of this Ray be in a process group of its own: who ends ours by a signal ends Ray through us.
+
+    Else Ray is gone in the moment in which the driver wants to cancel what it runs, and an answer that never comes is
+    waited for up to a minute.
+    """
+    from ray._private import services
+
+    module: Any = services
+    popen = getattr(module, "ConsolePopen", None)
+    if popen is not None:
+        module.ConsolePopen = functools.partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        if popen is not None:
+            module.ConsolePopen = popen
 
 
 def _restore(name: str, value: str | None) -> None:
