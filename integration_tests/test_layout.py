@@ -25,6 +25,8 @@ FLOORS: Final = (
     "errors",
     "_secrets",
     "_html",
+    "_event_stream",
+    "events",
     "_state",
     "_locks",
     "_forks",
