@@ -14,7 +14,9 @@ from ._context import current_scope
 from ._ending import PENDING, RETRYING, RUNNING, start, trouble_of, value_or_error
 from ._failures import without_own_frames
 from ._locks import start_thread
+from ._places import give_place, take_place
 from ._stopping import body_ended
+from ._telling import tell_begun_here
 from ._waiting import LOCK, delivering
 
 if TYPE_CHECKING:
@@ -106,7 +108,10 @@ async def _attempt(call: Call) -> None:
     attempt = _begin(call)
     if not attempt:
         return
+    place = take_place() if call.engine.events.put is not None else None
     try:
+        if place is not None:
+            tell_begun_here(call, place)
         began(call, attempt)
         value = await _body(call)
     except BaseException as error:
@@ -116,6 +121,8 @@ async def _attempt(call: Call) -> None:
         if _leave(call, attempt):
             start(succeeded(call, attempt, value))
     finally:
+        if place is not None:
+            give_place(place)
         body_ended(call)
 
 
