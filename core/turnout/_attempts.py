@@ -62,8 +62,8 @@ def execute(call: Call, place: Place | None = None) -> Sequence[Call]:
             future._type = RUNNING
             call.thread = threading.get_ident()
             call.attempt = attempt = call.attempt + 1
-        if place is not None:
-            tell_begun_here(call, place)
+            if place is not None:
+                tell_begun_here(call, place)
         if call.task.is_watched:
             began(call, attempt)
         try:
@@ -213,9 +213,9 @@ def crashed(call: Call, attempt: int, cause: str) -> Sequence[Call]:
         if again:
             call.future._type = RETRYING
             call.future._time = time.time()
+            if call.engine.events.put is not None:
+                tell_retrying(call, attempt, StateType.CRASHED, 0.0, cause)
     if again:
-        if call.engine.events.put is not None:
-            tell_retrying(call, attempt, StateType.CRASHED, 0.0, cause)
         logger.warning(
             "Task run %r - The worker died (%s); it is run again, %d of %d.",
             call.future.name,
@@ -250,10 +250,10 @@ def _will_retry(call: Call, attempt: int, error: Exception, type_: StateType) ->
         trouble.stop = None
         call.future._type = RETRYING
         call.future._time = time.time()
+        if call.engine.events.put is not None:
+            tell_retrying(call, attempt, type_, delay, (state.message or "").partition("\n")[0])
     if trouble.timer is not None:
         trouble.timer()
-    if call.engine.events.put is not None:
-        tell_retrying(call, attempt, type_, delay, (state.message or "").partition("\n")[0])
     logger_line = "Task run %r - Received non-final state Retrying(%r): retry %d of %d in %.3g s."
     TASK_RUNS.info(logger_line, call.future.name, brief(error), trouble.retries, task.retries, delay)
     call.dispatcher.later(call, delay)

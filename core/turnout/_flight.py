@@ -27,7 +27,7 @@ from ._shared import SharedArguments
 from ._state import StateType
 from ._stopping import body_ended
 from ._telling import tell_finished, tell_retrying
-from ._trips import tell_loss, tell_news, tell_record
+from ._trips import tell_loss, tell_news, tell_record, tell_returned
 from ._waiting import LOCK, delivering, logged
 from .runner import Batch, Outcome, OutcomeKind, Stored, TaskRunner
 
@@ -176,7 +176,7 @@ class FlightDispatcher(Dispatcher):
                         ready.append(dependent)
         self._batching.learn(call, outcome.seconds, outcome.size)
         if engine.events.put is not None:
-            tell_news(batch, call, call.attempt, outcome)
+            tell_returned(batch, call, outcome)
         if listeners is not None or engine.logs or call.task.has_hooks:
             engine.finished(call, COMPLETED, listeners)
         else:
@@ -214,7 +214,10 @@ class FlightDispatcher(Dispatcher):
         # What comes of an attempt that ran out of time, or twice, changes nothing any more.
         wanted = outcome.index in batch.left and (call.trouble is None or call.trouble.abandoned != attempt)
         if call.engine.events.put is not None:
-            self._tell(batch, call, attempt, outcome, wanted=wanted)
+            if outcome.kind is OutcomeKind.CRASHED or outcome.kind is OutcomeKind.LOST:
+                tell_loss(batch, call, attempt, outcome)
+            elif wanted and outcome.kind is not OutcomeKind.RETURNED:
+                tell_news(batch, call, attempt, outcome)
         if wanted and outcome.kind not in (OutcomeKind.RETURNED, OutcomeKind.LOST):
             self._begin(call, attempt)
         if outcome.kind is OutcomeKind.STARTED:
@@ -229,12 +232,6 @@ class FlightDispatcher(Dispatcher):
         if wanted:
             self._start(self._settled(batch, call, attempt, outcome, alone))
         self._over(batch, call)
-
-    def _tell(self, batch: PackedBatch, call: Call, attempt: int, outcome: Outcome, *, wanted: bool) -> None:
-        if outcome.kind is OutcomeKind.CRASHED or outcome.kind is OutcomeKind.LOST:
-            tell_loss(batch, call, attempt, outcome)
-        elif wanted and outcome.kind is not OutcomeKind.RETURNED and call.future._type < COMPLETED:
-            tell_news(batch, call, attempt, outcome)
 
     def _takes_ahead(self, batch: PackedBatch, call: Call, outcome: Outcome) -> bool:
         """Take news of a call that was sent together with what it needs, before its turn; False if that has come.
@@ -387,7 +384,7 @@ class FlightDispatcher(Dispatcher):
             call.attempt -= 1
             if suspect:
                 trouble_of(call).dangerous = True
-        told = call.told
-        if told is not None and told.attempt == attempt and not told.ended:
-            tell_retrying(call, attempt, StateType.CRASHED, 0.0, cause)
+            told = call.told
+            if told is not None and told.attempt == attempt and not told.ended:
+                tell_retrying(call, attempt, StateType.CRASHED, 0.0, cause)
         return (call,)

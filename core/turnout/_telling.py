@@ -1,7 +1,8 @@
 """What calls tell on their way, as events.
 
-Whoever calls a function here has looked before that somebody listens, and is in a thread that has the call to itself at
-this step; so the events of a call are in order. Events hold text and numbers only: no argument or result stays alive
+Whoever calls a function here has looked before that somebody listens. A call may be cancelled at any time, and what is
+told of it must not come after its end: so everything but that is told with the lock of all futures held, while the call
+is not final. Events hold text and numbers only: no argument or result stays alive
 for them. They are made by :func:`tuple.__new__`, because their classes' own takes twice as long.
 """
 
@@ -11,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ._event_stream import STREAM
+from ._locks import LOCK
 from ._state import StateType
 from ._tracebacks import printed
 from .events import (
@@ -39,6 +41,7 @@ __all__ = [
     "tell_created",
     "tell_finished",
     "tell_ready",
+    "tell_ready_at",
     "tell_retrying",
     "tell_sent",
     "tell_stopped",
@@ -47,6 +50,7 @@ __all__ = [
 
 _new: Final[Any] = tuple.__new__
 _now: Final = time.time
+PENDING: Final = StateType.PENDING
 _STATES: Final = {
     StateType.COMPLETED: "Completed",
     StateType.CACHED: "Cached",
@@ -79,10 +83,11 @@ class Begun(NamedTuple):
 
 
 def tell_created(call: Call, dependencies: Iterable[TaskFuture[Any]] | None) -> None:
-    """Tell that a call was submitted."""
+    """Tell that a call was submitted, and that it is ready if it needs nothing. Nobody else knows of it yet."""
     put = call.engine.events.put
     if put is None:
         return
+    now = _now()
     number = call.future._number = call.seq
     needs: tuple[int, ...] = ()
     if dependencies is not None:
@@ -92,26 +97,37 @@ def tell_created(call: Call, dependencies: Iterable[TaskFuture[Any]] | None) -> 
     flow = call.engine.flow_run.id or ""
     name = call.future.name
     runner = call.dispatcher.name
-    put(_new(CallCreated, (_now(), number, flow, call.task.name, name, runner, scope.number, needs)))
+    put(_new(CallCreated, (now, number, flow, call.task.name, name, runner, scope.number, needs)))
+    if dependencies is None and call.task.run_name is None:
+        call.label = name
+        put(_new(CallReady, (now, number, name)))
 
 
-def tell_ready(call: Call, at: float | None = None) -> None:
+def tell_ready(call: Call) -> None:
     """Tell that a call could begin, if nobody has told it before."""
+    if call.label is None:
+        with LOCK:
+            if call.future._type is PENDING:
+                tell_ready_at(call, _now())
+
+
+def tell_ready_at(call: Call, at: float) -> None:
+    """Tell that a call could begin since some time. With the lock held."""
     put = call.engine.events.put
-    if put is not None and call.label is None:
+    if put is not None:
         call.label = name = call.future.name
-        put(_new(CallReady, (_now() if at is None else at, call.seq, name)))
+        put(_new(CallReady, (at, call.seq, name)))
 
 
 def tell_sent(call: Call, attempt: int, at: float, batch: int, bytes_in: int) -> None:
-    """Tell that a call is about to leave for a worker."""
+    """Tell that a call is about to leave for a worker. With the lock held."""
     put = call.engine.events.put
     if put is not None:
         put(_new(CallSent, (at, call.seq, attempt, batch, bytes_in)))
 
 
 def tell_begun(call: Call, begun: Begun) -> None:
-    """Tell that the body of a call has begun."""
+    """Tell that the body of a call has begun. With the lock held."""
     call.told = begun
     place = begun.place
     worker, slot = (place.worker, place.slot) if place is not None else ("", 0)
@@ -121,7 +137,7 @@ def tell_begun(call: Call, begun: Begun) -> None:
 
 
 def tell_begun_here(call: Call, place: Place) -> None:
-    """Tell that the body of a call has begun in this process."""
+    """Tell that the body of a call has begun in this process. With the lock held."""
     now = _now()
     call.told = _new(Begun, (now, call.attempt, place, None, 0, 0.0, 0.0, 0))
     put = call.engine.events.put
@@ -189,7 +205,8 @@ def tell_finished(call: Call, type_: StateType) -> None:
         return
     begin, attempt, place, batch, bytes_in, ended, seconds, bytes_out = told
     if not ended:
-        seconds = end - begin
+        # The clock may have been set meanwhile.
+        seconds = max(0.0, end - begin)
     elif type_ not in _BEFORE_THE_END:
         end = ended
     worker, host, pid, slot = place if place is not None else ("", "", 0, 0)
@@ -220,7 +237,7 @@ def tell_finished(call: Call, type_: StateType) -> None:
 
 
 def tell_retrying(call: Call, attempt: int, type_: StateType, delay: float, message: str) -> None:
-    """Tell that a call will be run again."""
+    """Tell that a call will be run again. With the lock held."""
     put = call.engine.events.put
     if call.told is not None and not call.told.ended:
         now = call.future._time

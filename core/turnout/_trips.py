@@ -7,9 +7,11 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from ._event_stream import STREAM
+from ._future import COMPLETED
+from ._locks import LOCK
 from ._places import Place
 from ._shipment import this_process
-from ._telling import Begun, tell_begun, tell_ready, tell_sent, tell_worker
+from ._telling import Begun, tell_begun, tell_ready_at, tell_sent, tell_worker
 from .events import CallCreated, LogRecord, WorkerDown, WorkerUp
 from .runner import OutcomeKind
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from ._packing import PackedBatch
     from .runner import Outcome
 
-__all__ = ["Clock", "Trip", "tell_departure", "tell_loss", "tell_news", "tell_record"]
+__all__ = ["Clock", "Trip", "tell_departure", "tell_loss", "tell_news", "tell_record", "tell_returned"]
 
 _batches: Final = itertools.count()
 
@@ -31,9 +33,9 @@ class Clock:
     Examples
     --------
     >>> clock = Clock()
-    >>> clock.corrected(105.0, 106.0, sent=100.0, heard=102.0)
+    >>> clock.corrected(105.0, 106.0, 100.0, 102.0)
     (101.0, 102.0)
-    >>> clock.corrected(107.5, 108.0, sent=102.0, heard=105.0)
+    >>> clock.corrected(107.5, 108.0, 102.0, 105.0)
     (103.5, 104.0)
     """
 
@@ -45,8 +47,8 @@ class Clock:
         self._lowest = float("-inf")
         self._highest = float("inf")
 
-    def corrected(self, begin: float, end: float, *, sent: float, heard: float) -> tuple[float, float]:
-        """Return by our clock when a body began and ended."""
+    def corrected(self, begin: float, end: float, sent: float, heard: float) -> tuple[float, float]:
+        """Return by our clock when a body began and ended, given when its batch was sent, and when that was heard."""
         low, high = sent - begin, heard - end
         if self._lowest < low:
             self._lowest = low
@@ -79,47 +81,49 @@ def tell_departure(batch: PackedBatch) -> None:
     now = time.time()
     number = next(_batches)
     batch.trip = Trip(number, now)
-    for call, attempt in zip(batch.calls, batch.attempts, strict=True):
-        if call.label is not None:
-            tell_sent(call, attempt, now, number, batch.sizes.get(call, 0))
+    with LOCK:
+        for call, attempt in zip(batch.calls, batch.attempts, strict=True):
+            if call.label is not None and call.future._type < COMPLETED:
+                tell_sent(call, attempt, now, number, batch.sizes.get(call, 0))
 
 
 def tell_news(batch: PackedBatch, call: Call, attempt: int, outcome: Outcome) -> None:
-    """Tell what an outcome says of when, and where, the body of a call began and ended."""
+    """Tell what an outcome says of when, and where, the body of a call began; and keep when it ended."""
+    with LOCK:
+        if call.future._type < COMPLETED:
+            tell_returned(batch, call, outcome, attempt)
+
+
+def tell_returned(batch: PackedBatch, call: Call, outcome: Outcome, attempt: int | None = None) -> None:
+    """Do as `tell_news`, for a call of which nobody else will tell anything any more, or with the lock held."""
     now = time.time()
     trip = batch.trip
     if trip is None:
         # Nobody listened when it was sent.
         trip = batch.trip = Trip(None, 0.0)
+    if attempt is None:
+        attempt = call.attempt
     stamp = outcome.stamp
     if type(stamp) is tuple:
         _arrived(call, trip, stamp)
         stamp = stamp[0]
-    is_over = outcome.kind is not OutcomeKind.STARTED
+    seconds = outcome.seconds
     end = stamp or now
-    begin = end - outcome.seconds
-    begin, end = trip.clock.corrected(begin, end, sent=trip.sent, heard=now)
+    begin, end = trip.clock.corrected(end - seconds, end, trip.sent, now)
     told = call.told
     if told is None or told.attempt != attempt or told.ended:
         told = _begun(batch, call, attempt, begin, trip)
-    if is_over:
-        call.told = Begun(
-            told.time,
-            attempt,
-            told.place,
-            told.batch,
-            told.bytes_in,
-            max(end, told.time),
-            outcome.seconds,
-            outcome.size,
-        )
+    if outcome.kind is not OutcomeKind.STARTED:
+        begin, _, place, number, bytes_in, _, _, _ = told
+        end = max(begin, end)
+        call.told = Begun(begin, attempt, place, number, bytes_in, end, seconds, outcome.size)
 
 
 def _begun(batch: PackedBatch, call: Call, attempt: int, begin: float, trip: Trip) -> Begun:
     bytes_in = batch.sizes.get(call, 0)
     if call.label is None:
         # It was sent together with what it needs.
-        tell_ready(call, begin)
+        tell_ready_at(call, begin)
         tell_sent(call, attempt, begin, trip.number or 0, bytes_in)
     begun = Begun(begin, attempt, trip.place, trip.number, bytes_in)
     tell_begun(call, begun)
@@ -132,24 +136,26 @@ def _arrived(call: Call, trip: Trip, stamp: tuple[Any, ...]) -> None:
     dispatcher = call.dispatcher
     trip.clock = dispatcher.clocks.setdefault(place.worker, trip.clock)
     if place.worker not in dispatcher.workers:
-        up = WorkerUp(max(trip.sent, stamp[0] + trip.clock.shift), place.worker, place.host, place.pid, dispatcher.name)
-        tell_worker(call, up)
+        at = max(trip.sent, stamp[0] + trip.clock.shift)
+        tell_worker(call, WorkerUp(at, place.worker, place.host, place.pid, dispatcher.name))
 
 
 def tell_loss(batch: PackedBatch, call: Call, attempt: int, outcome: Outcome) -> None:
     """Tell that the worker of a batch died, and that a call may have begun there."""
-    now = time.time()
     trip = batch.trip
     if trip is None:
         return
-    told = call.told
-    if outcome.kind is OutcomeKind.CRASHED and (told is None or told.attempt != attempt or told.ended):
-        # Nobody was told; it counts as if it had begun.
-        _begun(batch, call, attempt, trip.sent, trip)
-    if trip.place is not None and trip.place.worker in call.dispatcher.workers:
-        call.dispatcher.workers.discard(trip.place.worker)
+    with LOCK:
+        told = call.told
+        is_told = told is not None and told.attempt == attempt and not told.ended
+        if outcome.kind is OutcomeKind.CRASHED and call.future._type < COMPLETED and not is_told:
+            # Nobody heard that it began; it counts as if it had.
+            _begun(batch, call, attempt, trip.sent, trip)
+    place, workers = trip.place, call.dispatcher.workers
+    if place is not None and place.worker in workers:
+        workers.discard(place.worker)
         if call.engine.events is STREAM:
-            STREAM.leave_worker(WorkerDown(now, trip.place.worker, str(outcome.data or "lost")), None)
+            STREAM.leave_worker(WorkerDown(time.time(), place.worker, str(outcome.data or "lost")), None)
 
 
 def tell_record(batch: PackedBatch, call: Call, message: tuple[Any, ...]) -> bool:
