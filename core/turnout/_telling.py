@@ -44,7 +44,7 @@ ran, and how many bytes came back."""
 PENDING: Final = StateType.PENDING
 COMPLETED: Final = StateType.COMPLETED
 _now: Final = time.time
-_NOT_BEGUN: Final[Told] = (0.0, 0, NOWHERE, None, 0, 1.0, 0.0, 0)
+_NOT_BEGUN: Final[Told] = (0.0, 0, NOWHERE, None, 0, 0.0, 0.0, 0)
 # What a call may become before its body ends.
 _BEFORE_THE_END: Final = (StateType.CANCELLED, StateType.TIMED_OUT)
 STATES: Final = {
@@ -140,11 +140,12 @@ def tell_finished(call: Call, type_: StateType) -> None:
         if type_ > StateType.CACHED:
             message, traceback = _message(future, type_), _traceback(future, type_)
     end = future._time
-    begin, attempt, place, batch, bytes_in, ended, seconds, bytes_out = call.told or _NOT_BEGUN
-    if not ended:
+    told = call.told
+    begin, attempt, place, batch, bytes_in, ended, seconds, bytes_out = told or _NOT_BEGUN
+    if told is not None and not ended:
         # The clock may have been set meanwhile.
         seconds = max(0.0, end - begin)
-    elif type_ not in _BEFORE_THE_END:
+    elif told is not None and type_ not in _BEFORE_THE_END:
         end = ended
     flow, prefix = engine.flow_run.id or "", call.scope.prefix
     index, name = future._index, future._name
