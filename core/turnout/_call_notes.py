@@ -87,7 +87,8 @@ def _value(value: Any, depth: int) -> str:
 
 
 def _items(value: Any, depth: int) -> str:
-    opening, closing = _BRACKETS.get(type(value), "{}")
+    brackets = _BRACKETS.get(type(value), "{}")
+    opening, closing = brackets[0], brackets[1]
     if depth >= _DEEPEST:
         return f"{opening}...{closing}"
     shown: list[str] = []
