@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ._dispatch import Dispatcher
     from ._engine import Engine
     from ._task import Task
+    from ._telling import Told
 
 __all__ = ["EMPTY", "NO_KEYWORDS", "Call", "Trouble"]
 
@@ -40,6 +41,7 @@ class Call(Batch):
         "dispatcher",
         "engine",
         "future",
+        "is_known_ready",
         "kwargs",
         "pending",
         "queued",
@@ -47,6 +49,7 @@ class Call(Batch):
         "seq",
         "task",
         "thread",
+        "told",
         "trouble",
     )
 
@@ -75,6 +78,20 @@ class Call(Batch):
     # How many runs of each name were submitted inside of this one.
     counters: MutableMapping[str, Iterator[int]] | None
     trouble: Trouble | None
+    # Whether those who listen to events were told that it is ready.
+    is_known_ready: bool
+    # What they were told last of its body.
+    told: Told | None
+
+    @property
+    def around(self) -> Scope:
+        """What it was submitted in."""
+        return self.scope
+
+    @property
+    def number(self) -> int:
+        """What it goes by in events."""
+        return self.seq
 
     @property
     def calls(self) -> tuple[Call]:  # type: ignore[override]
@@ -122,7 +139,7 @@ class Call(Batch):
 class Trouble:
     """What the engine remembers about a call that failed, crashed, or has a time limit."""
 
-    __slots__ = ("abandoned", "crashes", "dangerous", "retries", "retry_at", "stop", "timer")
+    __slots__ = ("abandoned", "crashes", "dangerous", "retries", "retry_at", "stop", "timer", "worker")
 
     def __init__(self) -> None:
         self.retries = 0
@@ -135,5 +152,7 @@ class Trouble:
         self.retry_at = 0.0
         # Cancels the timer that runs: the attempt's time limit, or the delay before the next one.
         self.timer: Callable[[], None] | None = None
+        # Where the last attempt failed, if that is in another process.
+        self.worker = ""
         # Stops the body of the attempt, if it is under way.
         self.stop: Callable[[], bool] | None = None

@@ -19,15 +19,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ._arguments import PLAIN, awaited_futures, find_futures
 from ._call import EMPTY, NO_KEYWORDS, Call
+from ._call_notes import NOTES
 from ._circles import no_circle
-from ._context import TASK_RUNS, Scope
+from ._context import TASK_RUNS, Scope, within
 from ._ending import RUNNING, give_name, run_hooks, settle, start, task_run
+from ._event_stream import STREAM, Outlet
 from ._future import CANCELLED, COMPLETED, UPSTREAM_FAILED, Failure, TaskFuture, summary
 from ._map import Arguments, elements_of
-from ._scopes import FlowScope, calls_around, next_index, remote_around
+from ._remote_scope import remote_around
+from ._scopes import FlowScope, calls_around, next_index
 from ._signals import INTERRUPTS, stop_inner
 from ._state import State, StateType
 from ._stopping import stop_body
+from ._telling import tell_created, tell_finished, tell_ready
 from ._waiting import LOCK, Away, is_delivering, wait_for_gate
 from .errors import MissingContextError
 from .registry import resolve
@@ -126,6 +130,8 @@ class Engine:
         self.runner = runner
         self.home = home
         self.in_worker = in_worker
+        # Where it tells what happens. In a worker that leads to the driver.
+        self.events: Outlet = STREAM
         self.flow_run = FlowScope(self)
         self.run_id = ""
         # Calls that are not final. Kept in order of submission, so that cancelling goes in order too.
@@ -179,6 +185,8 @@ class Engine:
                 dependencies = find_futures([*args, *kwargs.values()])
         if awaited is not None:
             dependencies = {**awaited, **(dependencies or {})}
+        if self.events.put is not None:
+            tell_created(call, dependencies)
         self.open[call] = None
         future = call.future
         if self.cancelling:
@@ -225,6 +233,8 @@ class Engine:
         call.thread = 0
         call.counters = None
         call.trouble = None
+        call.is_known_ready = False
+        call.told = None
         future._call = call
         return call
 
@@ -297,6 +307,8 @@ class Engine:
         call = self._new_call(scope, task, args, kwargs, self.backends.here)
         self.open[call] = None
         call.dependencies = find_futures([*args, *kwargs.values()])
+        if self.events.put is not None:
+            tell_created(call, call.dependencies)
         if self.cancelling:
             settle(call, CANCELLED, Failure())
         return call
@@ -304,7 +316,11 @@ class Engine:
     def may_go(self, call: Call) -> bool:
         """Return whether a call whose dependencies are over can run; it is final if not."""
         ready = call.dependencies is None or self._register(call, call.dependencies)
-        return ready and (call.task.run_name is None or give_name(call))
+        if not ready or not (call.task.run_name is None or give_name(call)):
+            return False
+        if self.events.put is not None:
+            tell_ready(call)
+        return True
 
     # Cancelling
 
@@ -501,10 +517,14 @@ class Engine:
         trouble = call.trouble
         if trouble is not None and trouble.timer is not None:
             trouble.timer()
+        if self.events.put is not None:
+            tell_finished(call, type_)
         if type_ in FAILURES:
             self.failures.append(future)
+            if NOTES.are_wanted and future._data.error is not None:
+                NOTES.add(call, future._data.error)
         if self.logs or type_ in FAILURES:
-            self._log_end(future, type_)
+            self._log_end(call, type_)
         try:
             if call.task.has_hooks:
                 self._run_hooks(call.task.hooks_for(type_), call)
@@ -524,7 +544,8 @@ class Engine:
         if self._gates:
             self.emptied()
 
-    def _log_end(self, future: TaskFuture[Any], type_: StateType) -> None:
+    def _log_end(self, call: Call, type_: StateType) -> None:
+        future = call.future
         level = logging.ERROR if type_ in FAILURES else logging.INFO
         if TASK_RUNS.isEnabledFor(level):
             error = future._data.error if type_ > StateType.CACHED else None
@@ -535,7 +556,8 @@ class Engine:
                 "task_run_id": future.task_run_id,
                 "task_run_name": future.name,
             }
-            TASK_RUNS.log(level, "Task run %r - Finished in state %r", future.name, state, extra=ids)
+            with within(call):
+                TASK_RUNS.log(level, "Task run %r - Finished in state %r", future.name, state, extra=ids)
 
     def _run_hooks(self, hooks: Sequence[Any], call: Call) -> None:
         # Being told by a hook is not a look: the flow shall fail all the same.

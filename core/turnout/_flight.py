@@ -24,7 +24,10 @@ from ._packing import PackedBatch
 from ._prepared import Prepared, PreparedBatches
 from ._serialization import Parcel, explain_load
 from ._shared import SharedArguments
+from ._state import StateType
 from ._stopping import body_ended
+from ._telling import tell_retrying
+from ._trips import tell_loss, tell_news, tell_news_of, tell_record, tell_returned
 from ._waiting import LOCK, delivering, logged
 from .runner import Batch, Outcome, OutcomeKind, Stored, TaskRunner
 
@@ -118,7 +121,7 @@ class FlightDispatcher(Dispatcher):
                 self._send_prepared(batch, outcomes)
             for outcome in outcomes:
                 if outcome.kind is not OutcomeKind.VALUE or not self._took_value(batch, outcome, now):
-                    self._take_in(batch, outcome)
+                    self._take_in(batch, outcome, now)
             self._settle_kept()
             if isinstance(batch, PackedBatch) and batch.ahead:
                 self._forget_unwanted(batch)
@@ -173,8 +176,12 @@ class FlightDispatcher(Dispatcher):
                         ready.append(dependent)
         self._batching.learn(call, outcome.seconds, outcome.size)
         if listeners is not None or engine.logs or call.task.has_hooks:
+            if engine.events.put is not None:
+                tell_news_of(batch, call, call.attempt, outcome, now)
             engine.finished(call, COMPLETED, listeners)
         else:
+            if engine.events.put is not None:
+                tell_returned(batch, call, outcome, now)
             engine.let_go(call)
         if ready:
             self._start(ready)
@@ -185,16 +192,17 @@ class FlightDispatcher(Dispatcher):
             self._over(batch, call)
         return True
 
-    def _take_in(self, batch: Batch, outcome: Outcome) -> None:
-        if outcome.kind is OutcomeKind.RECORD:
-            receive(outcome.data)
-            return
+    def _take_in(self, batch: Batch, outcome: Outcome, now: float) -> None:
         call = batch.calls[outcome.index]
+        if outcome.kind is OutcomeKind.RECORD:
+            if not (isinstance(batch, PackedBatch) and tell_record(batch, call, outcome.data)):
+                receive(outcome.data)
+            return
         if self._early and self._early.keeps(batch, call, outcome):
             return
         if not isinstance(batch, PackedBatch):
             if outcome.kind is OutcomeKind.RETURNED and call.future._type < COMPLETED:
-                self._start([call])
+                self._enqueue(call)
                 self._over(batch, call)
                 return
             self._over(batch, call)
@@ -205,6 +213,11 @@ class FlightDispatcher(Dispatcher):
         attempt = batch.attempts[outcome.index]
         # What comes of an attempt that ran out of time, or twice, changes nothing any more.
         wanted = outcome.index in batch.left and (call.trouble is None or call.trouble.abandoned != attempt)
+        if call.engine.events.put is not None:
+            if outcome.kind is OutcomeKind.CRASHED or outcome.kind is OutcomeKind.LOST:
+                tell_loss(batch, call, attempt, outcome)
+            elif wanted and outcome.kind is not OutcomeKind.RETURNED:
+                tell_news(batch, call, attempt, outcome, now)
         if wanted and outcome.kind not in (OutcomeKind.RETURNED, OutcomeKind.LOST):
             self._begin(call, attempt)
         if outcome.kind is OutcomeKind.STARTED:
@@ -251,6 +264,8 @@ class FlightDispatcher(Dispatcher):
             except IndexError:  # another thread took it
                 return
             attempt = batch.attempts[outcome.index]
+            if call.engine.events.put is not None:
+                tell_news(batch, call, attempt, outcome, time.time())
             self._begin(call, attempt)
             self._start(self._settled(batch, call, attempt, outcome, False))
             if call.engine.stopping:
@@ -338,18 +353,20 @@ class FlightDispatcher(Dispatcher):
         if kind is OutcomeKind.VALUE:
             return self._value(call, attempt, data)
         if kind is OutcomeKind.FAILURE:
+            if type(outcome.stamp) is tuple:
+                trouble_of(call).worker = outcome.stamp[1]
             return failed(call, attempt, decode(data))
         if kind is OutcomeKind.LOST and len(batch.calls) > 1:
             # Nobody knows whether it had begun. Alone it will show whether it is to blame.
             trouble_of(call)
-            return self._again(call, attempt, suspect=False)
+            return self._again(call, attempt, suspect=False, cause=str(data or "lost"))
         if kind is OutcomeKind.CRASHED or (kind is OutcomeKind.LOST and (alone or not call.task.crash_retries)):
             # It may have begun without our knowing: it is charged as if it had.
             self._begin(call, attempt)
             if not self.capabilities.isolates_crashes:
                 trouble_of(call).dangerous = True
             return crashed(call, attempt, str(data))
-        return self._again(call, attempt, suspect=kind is OutcomeKind.LOST)
+        return self._again(call, attempt, suspect=kind is OutcomeKind.LOST, cause=str(data or "lost"))
 
     def _value(self, call: Call, attempt: int, data: Any) -> Sequence[Call]:
         if type(data) is Stored:
@@ -363,7 +380,7 @@ class FlightDispatcher(Dispatcher):
                 return failed(call, attempt, problem)
         return succeeded(call, attempt, data)
 
-    def _again(self, call: Call, attempt: int, *, suspect: bool) -> Sequence[Call]:
+    def _again(self, call: Call, attempt: int, *, suspect: bool, cause: str) -> Sequence[Call]:
         """Queue a call again at no charge."""
         with LOCK:
             if call.future._type >= COMPLETED or call.attempt != attempt:
@@ -372,4 +389,7 @@ class FlightDispatcher(Dispatcher):
             call.attempt -= 1
             if suspect:
                 trouble_of(call).dangerous = True
+            told = call.told
+            if told is not None and told[1] == attempt and not told[5]:
+                tell_retrying(call, attempt, StateType.CRASHED, 0.0, cause)
         return (call,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence, Set
 from typing import Final
@@ -19,6 +20,8 @@ from ._prepared import Prepared
 from ._queue import CallQueue
 from ._state import StateType
 from ._stop import outdoors, sheltered
+from ._telling import tell_ready
+from ._trips import tell_departure
 from ._waiting import LOCK, delivering
 from .runner import Batch, Host, Outcome, OutcomeKind, TaskRunner
 
@@ -64,6 +67,8 @@ class WindowDispatcher(FlightDispatcher):
         """Put a call into the queue; return False if it goes another way."""
         if call.dependencies is not None and self._was_sent(call):
             return False
+        if call.engine.events.put is not None and not call.is_known_ready:
+            tell_ready(call)
         dangerous = call.trouble is not None and call.trouble.dangerous
         if call.task.is_async and self.capabilities.in_process:
             self.loop.push(call)
@@ -271,6 +276,8 @@ class WindowDispatcher(FlightDispatcher):
             # Cancelled while it was packed, when nobody could have it back from the runner.
             self._keep(batch)
             return
+        if isinstance(batch, PackedBatch) and batch.calls[0].engine.events.put is not None:
+            tell_departure(batch)
         if not self.capabilities.streams and isinstance(batch, PackedBatch):
             for call, attempt in zip(batch.calls, batch.attempts, strict=True):
                 if call not in batch.ahead:
@@ -399,6 +406,8 @@ class WindowDispatcher(FlightDispatcher):
             if not self._not_early(call):
                 self._keep(batch)
             return
+        if call.engine.events.put is not None:
+            tell_departure(batch)
         try:
             self._backend.submit(batch)
         except Exception as error:
@@ -429,7 +438,7 @@ class WindowDispatcher(FlightDispatcher):
         assert early.batch is not None, "it was packed"
         with delivering():
             for outcome in early.news:
-                self._take_in(early.batch, outcome)
+                self._take_in(early.batch, outcome, time.time())
 
     def _run_here(self, batch: Batch) -> Sequence[Batch]:
         """Execute a call in a thread of the runner."""
