@@ -27,6 +27,7 @@ FLOORS: Final = (
     "_html",
     "_event_stream",
     "events",
+    "progress",
     "_state",
     "_locks",
     "_forks",
@@ -125,9 +126,10 @@ STAIRS: Final = {("runner", "_session"), ("_remote_scope", "_nested")}
 CORE_LIBRARIES: Final = {
     "": {"cloudpickle"},
     "cli": {"click", "cloudpickle", "rich"},
+    "progress": {"rich"},
     "testing": {"cloudpickle", "pytest"},
 }
-CORE_OPTIONAL: Final = {"": {"pydantic"}, "testing": {"numpy"}}
+CORE_OPTIONAL: Final = {"": {"pydantic"}, "progress": {"IPython"}, "testing": {"numpy"}}
 RUNNER_LIBRARIES: Final = {"dask": {"cloudpickle", "dask", "distributed"}, "ray": {"ray"}}
 
 # Those with workers of their own pack values and failures by themselves.
@@ -322,12 +324,13 @@ def test_every_stair_is_needed() -> None:
     [
         "import turnout",
         "import turnout.registry; turnout.registry.known()",
+        "import turnout.progress; turnout.progress.can_be_live()",
         "from turnout_runners.thread import ThreadPoolTaskRunner",
         "from turnout_runners.process import ProcessPoolTaskRunner",
     ],
 )
 def test_import_is_light(statement: str) -> None:
-    heavy = {"click", "rich", "pytest", "pydantic", "numpy", "dask", "distributed", "ray", "loky"}
+    heavy = {"click", "rich", "IPython", "pytest", "pydantic", "numpy", "dask", "distributed", "ray", "loky"}
     script = f"import sys; {statement}; print(*sorted({heavy!r} & set(sys.modules)))"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
     assert ended.stdout.split() == []

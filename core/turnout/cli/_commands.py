@@ -64,7 +64,15 @@ def commands(context: click.Context) -> None:
     show_default=True,
     help=f"The least that is logged: {', '.join(LEVELS)}.",
 )
-def run_command(target: str, runner: str | None, parameters: tuple[str, ...], as_json: bool, log_level: str) -> int:
+@click.option("--progress/--no-progress", default=None, help="Show on stderr how far the flow is; on in a terminal.")
+def run_command(
+    target: str,
+    runner: str | None,
+    parameters: tuple[str, ...],
+    as_json: bool,
+    log_level: str,
+    progress: bool | None,
+) -> int:
     """Run a flow and print what it returns.
 
     FILE.py:FLOW names a file and a flow in it; package.module:FLOW does for what is installed. FLOW may be left out
@@ -81,7 +89,7 @@ def run_command(target: str, runner: str | None, parameters: tuple[str, ...], as
     """  # noqa: D301 - click looks for the character itself
     from ._run import run_flow
 
-    return run_flow(target, runner, parameters, json=as_json, log_level=log_level)
+    return run_flow(target, runner, parameters, json=as_json, log_level=log_level, shows_progress=progress)
 
 
 @commands.command("graph")
