@@ -25,9 +25,6 @@ FLOORS: Final = (
     "errors",
     "_secrets",
     "_html",
-    "_event_stream",
-    "events",
-    "progress",
     "_state",
     "_locks",
     "_forks",
@@ -36,6 +33,12 @@ FLOORS: Final = (
     "_stop",
     "_wakeups",
     "_signals",
+    "_event_stream",
+    "_places",
+    "events",
+    "_onlookers",
+    "progress",
+    "_spans",
     "_resources",
     "_machine",
     "_sockets",
@@ -55,6 +58,7 @@ FLOORS: Final = (
     "registry",
     # What a call is, and what waits for it.
     "_context",
+    "otel",
     "_prints",
     "_forwarding",
     "_waiting",
@@ -62,6 +66,7 @@ FLOORS: Final = (
     "_collections",
     "_arguments",
     "_call",
+    "_telling",
     "_map",
     # Where a call runs.
     "_streams",
@@ -80,6 +85,7 @@ FLOORS: Final = (
     "_attempts",
     # How it gets to its runner.
     "_loops",
+    "_trips",
     "_shared",
     "_packed_arguments",
     "_packing",
@@ -107,6 +113,7 @@ FLOORS: Final = (
     "_recording",
     "_recorder",
     "_session",
+    "_flow_story",
     "_flow_run",
     "_dry_run",
     "_task",
@@ -129,7 +136,7 @@ CORE_LIBRARIES: Final = {
     "progress": {"rich"},
     "testing": {"cloudpickle", "pytest"},
 }
-CORE_OPTIONAL: Final = {"": {"pydantic"}, "progress": {"IPython"}, "testing": {"numpy"}}
+CORE_OPTIONAL: Final = {"": {"opentelemetry", "pydantic"}, "progress": {"IPython"}, "testing": {"numpy"}}
 RUNNER_LIBRARIES: Final = {"dask": {"cloudpickle", "dask", "distributed"}, "ray": {"ray"}}
 
 # Those with workers of their own pack values and failures by themselves.
@@ -260,8 +267,8 @@ def test_there_is_source_to_look_at() -> None:
 
 def is_allowed(found: Import) -> bool:
     here = area(found, CORE / "turnout")
-    late = CORE_OPTIONAL.get(here, set()) if found.when == "late" else set()
-    return found.top in {"turnout", *sys.stdlib_module_names, *CORE_LIBRARIES.get(here, ()), *late}
+    optional = CORE_OPTIONAL.get(here, set()) if found.when != "always" else set()
+    return found.top in {"turnout", *sys.stdlib_module_names, *CORE_LIBRARIES.get(here, ()), *optional}
 
 
 def test_core_imports_the_standard_library_and_cloudpickle_only() -> None:
@@ -324,13 +331,25 @@ def test_every_stair_is_needed() -> None:
     [
         "import turnout",
         "import turnout.registry; turnout.registry.known()",
-        "import turnout.progress; turnout.progress.can_be_live()",
+        "import turnout.otel, turnout.progress; turnout.progress.can_be_live()",
         "from turnout_runners.thread import ThreadPoolTaskRunner",
         "from turnout_runners.process import ProcessPoolTaskRunner",
     ],
 )
 def test_import_is_light(statement: str) -> None:
-    heavy = {"click", "rich", "IPython", "pytest", "pydantic", "numpy", "dask", "distributed", "ray", "loky"}
+    heavy = {
+        "click",
+        "rich",
+        "IPython",
+        "opentelemetry",
+        "pytest",
+        "pydantic",
+        "numpy",
+        "dask",
+        "distributed",
+        "ray",
+        "loky",
+    }
     script = f"import sys; {statement}; print(*sorted({heavy!r} & set(sys.modules)))"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
     assert ended.stdout.split() == []

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pyte
 import pytest
+from pyte.modes import LNM
 
 from turnout.progress import _screen
 from turnout.progress._screen import Screen
@@ -22,7 +23,7 @@ class Terminal(io.TextIOWrapper):
     def __init__(self, columns: int = 40, lines: int = 10) -> None:
         self.screen = pyte.HistoryScreen(columns, lines, history=1000)
         # What the system's side of a real terminal does with the end of a line.
-        self.screen.set_mode(pyte.modes.LNM)
+        self.screen.set_mode(LNM)
         self.bytes = _Feed(pyte.ByteStream(self.screen))
         super().__init__(self.bytes, encoding="utf-8", write_through=True)
 

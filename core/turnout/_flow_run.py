@@ -17,7 +17,9 @@ from ._choice import engine_for
 from ._context import FLOW_RUNS, current_scope
 from ._ending import run_hooks
 from ._engine import Engine
+from ._flow_story import FlowStory
 from ._future import TaskFuture, summary
+from ._onlookers import beginning
 from ._prints import prints_logged
 from ._scopes import FlowScope, next_index
 from ._signals import INTERRUPTS, calls_flow, sleep, wait_for
@@ -52,6 +54,7 @@ class FlowRun:
         self._current: Engine | None = None
         self._parent = current_scope.get()
         self._backends = Backends() if self._parent is None else self._parent.engine.backends
+        self._story = FlowStory(self.id, self._parent)
         place = flow.name
         if self._parent is not None:
             place = f"{flow.name}-{next_index(self._parent, flow.name)}"
@@ -64,7 +67,7 @@ class FlowRun:
 
     def run(self, body: Callable[[], Any]) -> State:
         """Run the body until it succeeds or is not to be tried again; return the final state."""
-        with INTERRUPTS.handled(self._end_from_outside):
+        with INTERRUPTS.handled(self._end_from_outside), self._looked_on():
             self._say_running()
             try:
                 while True:
@@ -76,6 +79,7 @@ class FlowRun:
                     sleep(delay)
             finally:
                 self._close()
+                self._story.end()
 
     def _attempt(self, body: Callable[[], Any]) -> State:
         self.attempt += 1
@@ -103,7 +107,7 @@ class FlowRun:
         """Run an async body as ``run`` does, on the running loop, which is never blocked."""
         import asyncio
 
-        with INTERRUPTS.handled(self._end_from_outside):
+        with INTERRUPTS.handled(self._end_from_outside), self._looked_on():
             self._say_running()
             try:
                 while True:
@@ -115,6 +119,7 @@ class FlowRun:
                     await asyncio.sleep(delay)
             finally:
                 await _aside(self._close)
+                await _aside(self._story.end)
 
     async def _attempt_async(self, body: Callable[[], Any]) -> State:
         import asyncio
@@ -185,7 +190,9 @@ class FlowRun:
     @contextlib.contextmanager
     def _walking(self) -> Iterator[Engine]:
         with INTERRUPTS.handled(self._end_from_outside):
-            self._say_running()
+            # What they have for the body would be there between its items, too, where others run.
+            with self._looked_on():
+                self._say_running()
             self.attempt += 1
             engine = self._engine()
             state = State(StateType.COMPLETED, None, time.time())
@@ -199,8 +206,12 @@ class FlowRun:
                 engine.close()
                 self._close()
                 self._ended(state)
+                self._story.end()
 
     # What all of them share
+
+    def _looked_on(self) -> contextlib.AbstractContextManager[object]:
+        return beginning(self.id, self.flow.name) if self._parent is None else contextlib.nullcontext()
 
     def _engine(self) -> Engine:
         engine = self._new_engine()
@@ -216,6 +227,9 @@ class FlowRun:
             parent=self._parent,
         )
         engine.run_id = self.id if self.attempt == 1 else f"{self.id}#{self.attempt}"
+        engine.events = self._story.events
+        if self.attempt == 1 and not engine.is_dry:
+            self._story.begin(self.name, self.flow.name, engine)
         self._current = engine
         return engine
 
@@ -272,6 +286,7 @@ class FlowRun:
         )
 
     def _ended(self, state: State) -> State:
+        self._story.tell_finished(state.name, state.message)
         level = logging.INFO if state.is_completed() else logging.ERROR
         FLOW_RUNS.log(level, "Flow run %r - Finished in state %r", self.name, state, extra=self._ids())
         run_hooks(self.flow.hooks_for(state.type), self.flow, self, state)

@@ -134,8 +134,10 @@ def _let_context_travel() -> None:
 
     variable = _variable()
     if variable is not None:
-        copyreg.pickle(Context, _reduce_context)  # type: ignore[arg-type]  # it is a dict
-        register_context_variable(variable)
+        copyreg.pickle(Context, _reduce_context)
+        # Somebody else may have registered one of this name.
+        with contextlib.suppress(ValueError):
+            register_context_variable(variable)
 
 
 def _variable() -> contextvars.ContextVar[Any] | None:

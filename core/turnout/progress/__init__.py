@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from ._display import Display, View
 
-__all__ = ["ENVIRONMENT_VARIABLE", "can_be_live", "flow_begins", "show", "wanted"]
+__all__ = ["ENVIRONMENT_VARIABLE", "begin_by_environment", "can_be_live", "show", "wanted"]
 
 ENVIRONMENT_VARIABLE: Final = "TURNOUT_PROGRESS"
 _NO: Final = ("0", "false", "no", "off")
@@ -66,12 +66,10 @@ def wanted() -> bool | None:
     return text not in _NO if text else None
 
 
-def flow_begins() -> None:
-    """Get ready for a flow that no other one called: if the user has asked for it, show progress until the end."""
+def begin_by_environment() -> None:
+    """Show progress from now on, if ``TURNOUT_PROGRESS`` says so."""
     if wanted():
         show()
-    if _shown is not None:
-        _shown.prepare()
 
 
 def can_be_live() -> bool:

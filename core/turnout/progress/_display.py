@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
+from .._onlookers import onlookers
 from ..events import CallCreated, Event, FlowStarted, Subscription, subscribe
 from ._counts import Counts, Progress
 
@@ -28,10 +30,8 @@ _SELDOM: Final = 2.0
 class View(Protocol):
     """Where progress is displayed."""
 
-    @property
-    def interval_seconds(self) -> float:
-        """How often it wants to show how things stand."""
-        ...
+    interval_seconds: ClassVar[float]
+    """How often it wants to show how things stand."""
 
     def show(self, counts: Counts) -> None:
         """Show how things stand. Called in one thread, never while another of these methods is."""
@@ -109,6 +109,7 @@ class Display:
         if open_view is not None:
             # What is kept back is to be seen also where a program ends with a flow under way.
             atexit.register(self.close)
+            onlookers.append(self._beginning)
             self._subscription = subscribe(self._take)
 
     @property
@@ -116,16 +117,13 @@ class Display:
         """Whether it shows progress."""
         return self._subscription is not None
 
-    def prepare(self) -> None:
-        """Choose where the next picture stands: in a notebook it is below the cell of the thread that calls this."""
-        if self._open_view is not None and self.is_open and self._session is None and self._view is None:
-            self._view = self._open_view()
-
     def close(self) -> None:
         """Show how things stand, and end. A second time it does nothing."""
         if self._subscription is not None:
             self._subscription.close()
         self._end()
+        if self._beginning in onlookers:
+            onlookers.remove(self._beginning)
         # Last: Ctrl-C may come before, and what is left to do then is done when the program ends.
         self._subscription = None
         atexit.unregister(self.close)
@@ -138,12 +136,22 @@ class Display:
     ) -> None:
         self.close()
 
+    @contextlib.contextmanager
+    def _beginning(self, id: str, flow_name: str) -> Iterator[None]:
+        self._prepare()
+        yield
+
+    def _prepare(self) -> None:
+        """Choose where the next picture stands: in a notebook it is below the cell of the thread that calls this."""
+        if self._open_view is not None and self._session is None and self._view is None:
+            self._view = self._open_view()
+
     def _take(self, events: Sequence[Event]) -> None:
         if self._session is None:
             # What comes after the end of a flow, such as the end of a worker, begins no picture.
             if not any(type(event) in _BEGINNINGS for event in events):
                 return
-            self.prepare()
+            self._prepare()
             assert self._view is not None, "one has been opened"
             self._session, self._view = _Session(self._view), None
         if self._session.take(events):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Final
+from typing import ClassVar
 
 from ._counts import Counts
 from ._words import told
@@ -15,7 +15,7 @@ __all__ = ["LinesView"]
 class LinesView:
     """Writes a line every ten seconds, and one in the end."""
 
-    interval_seconds: Final = 10.0
+    interval_seconds: ClassVar[float] = 10.0
 
     def show(self, counts: Counts) -> None:
         """Write how things stand."""

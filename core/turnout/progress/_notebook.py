@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import sys
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from .._html import PALE, TABLE, colour_of, first_line, framed
 from ._counts import Counts, TaskCounts, added
@@ -29,7 +29,7 @@ _PARTS: Final = {
 class NotebookView:
     """Shows a card below the cell whose code runs."""
 
-    interval_seconds: Final = 0.5
+    interval_seconds: ClassVar[float] = 0.5
 
     def __init__(self) -> None:
         # Made here, in the thread of the cell: it tells below which one the card stands.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Final, TextIO
+from typing import ClassVar, TextIO
 
 from ._counts import Counts
 from ._picture import Painter
@@ -16,7 +16,7 @@ __all__ = ["TerminalView", "is_terminal"]
 class TerminalView:
     """Draws a picture at the lower end of the terminal to which standard error leads."""
 
-    interval_seconds: Final = 0.1
+    interval_seconds: ClassVar[float] = 0.1
 
     def __init__(self) -> None:
         self._painter = Painter(getattr(sys.stderr, "encoding", None))
