@@ -76,13 +76,13 @@ def screen(terminal: Terminal) -> Iterator[Screen]:
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have all that is written wait for the next picture."""
-    monkeypatch.setattr(_screen, "_PAUSE", 1000.0)
+    monkeypatch.setattr(_screen, "_BURST", 0.0)
 
 
-@pytest.fixture
-def calm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have all that is written be written at once."""
-    monkeypatch.setattr(_screen, "_PAUSE", 0.0)
+@pytest.fixture(autouse=True)
+def _calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have whole lines be written at once, however many come."""
+    monkeypatch.setattr(_screen, "_BURST", 1e9)
 
 
 def test_a_picture_takes_the_place_of_the_one_before(screen: Screen, terminal: Terminal) -> None:
@@ -93,7 +93,6 @@ def test_a_picture_takes_the_place_of_the_one_before(screen: Screen, terminal: T
     assert terminal.rows == ["five", "six"]
 
 
-@pytest.mark.usefixtures("calm")
 def test_text_stands_above_the_picture_at_once(screen: Screen, terminal: Terminal) -> None:
     print("before", file=terminal)
     screen.draw(["picture", "of two lines"])
@@ -103,8 +102,7 @@ def test_text_stands_above_the_picture_at_once(screen: Screen, terminal: Termina
     assert terminal.rows[:-2] == ["before", *(f"line {number}" for number in range(30))]
 
 
-@pytest.mark.usefixtures("hurry")
-def test_much_text_comes_with_the_next_picture(screen: Screen, terminal: Terminal) -> None:
+def test_much_text_comes_with_the_next_picture(hurry: None, screen: Screen, terminal: Terminal) -> None:
     screen.draw(["picture"])
     for number in range(100):
         print(f"line {number}", file=terminal)
@@ -115,17 +113,31 @@ def test_much_text_comes_with_the_next_picture(screen: Screen, terminal: Termina
     assert terminal.bytes.count == writes + 1
 
 
-@pytest.mark.usefixtures("hurry")
-def test_not_too_much_is_kept_back(screen: Screen, terminal: Terminal) -> None:
+def test_few_lines_a_second_are_written_at_once_and_more_are_not(
+    screen: Screen, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([100.0] * 8 + [100.11] * 8)
+    monkeypatch.setattr(_screen, "_BURST", 5.0)
+    monkeypatch.setattr(_screen.time, "monotonic", lambda: next(times))
+    screen.draw(["picture"])
+    screen._credit, screen._since = 5.0, 100.0
+    shown = []
+    for number in range(16):
+        terminal.write(f"line {number}\n")
+        shown.append(f"line {number}" in terminal.rows)
+    assert shown == [*[True] * 5, *[False] * 3, *[True] * 4, *[False] * 4]
+
+
+def test_not_too_much_is_kept_back(hurry: None, screen: Screen, terminal: Terminal) -> None:
     screen.draw(["picture"])
     terminal.write(f"{'x' * 40}\n" * 2000)
     assert len(terminal.rows) > 1000
 
 
-@pytest.mark.usefixtures("calm")
 def test_a_line_that_was_begun_goes_on(screen: Screen, terminal: Terminal) -> None:
     screen.draw(["picture"])
     print("one", end="", file=terminal)
+    screen.draw(["picture"])
     assert terminal.rows == ["one", "picture"]
     print(", two", end="", file=terminal)
     screen.draw(["picture"])
@@ -133,17 +145,16 @@ def test_a_line_that_was_begun_goes_on(screen: Screen, terminal: Terminal) -> No
     assert terminal.rows == ["one, two, three", "picture"]
 
 
-@pytest.mark.usefixtures("calm")
 def test_a_bar_of_somebody_elses_moves_above_the_picture(screen: Screen, terminal: Terminal) -> None:
     screen.draw(["picture"])
     for percent in (10, 20, 30):
         terminal.write(f"\r\x1b[32m{percent}%\x1b[0m")
+        screen.draw(["picture"])
         assert terminal.rows == [f"{percent}%", "picture"]
     terminal.write("\n")
     assert terminal.rows == ["30%", "picture"]
 
 
-@pytest.mark.usefixtures("calm")
 def test_a_line_that_was_begun_and_is_long_does_not_push_the_picture(screen: Screen, terminal: Terminal) -> None:
     screen.draw(["picture"])
     terminal.write("x" * 100)
@@ -163,8 +174,7 @@ def test_text_is_written_as_it_is(screen: Screen, terminal: Terminal) -> None:
     assert "".join(written) == text
 
 
-@pytest.mark.usefixtures("hurry")
-def test_the_last_picture_stays_and_text_follows_it(screen: Screen, terminal: Terminal) -> None:
+def test_the_last_picture_stays_and_text_follows_it(hurry: None, screen: Screen, terminal: Terminal) -> None:
     screen.draw(["picture", "of two lines"])
     print("said last", file=terminal)
     print("and begun", end="", file=terminal)
@@ -181,13 +191,12 @@ def test_closing_twice_is_fine(screen: Screen, terminal: Terminal) -> None:
     assert terminal.rows == ["the end"]
 
 
-def test_whoever_keeps_the_stream_writes_above_the_picture(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_keeps_the_stream_writes_above_the_picture(terminal: Terminal) -> None:
     handler = logging.StreamHandler(terminal)
     logger = logging.getLogger("turnout_tests_screen")
     logger.propagate = False
     logger.addHandler(handler)
     screen = Screen(terminal)
-    monkeypatch.setattr(_screen, "_PAUSE", 0.0)
     screen.draw(["picture"])
     logger.warning("careful")
     terminal.writelines(["a\n", "b\n"])
@@ -195,7 +204,6 @@ def test_whoever_keeps_the_stream_writes_above_the_picture(terminal: Terminal, m
     screen.close([])
 
 
-@pytest.mark.usefixtures("calm")
 def test_two_streams_of_one_terminal_keep_their_order(terminal: Terminal) -> None:
     stdout = io.TextIOWrapper(io.BytesIO())
     screen = Screen(terminal, [stdout, terminal])
@@ -224,7 +232,6 @@ def test_a_stream_that_takes_no_attributes_is_left_alone(terminal: Terminal) -> 
     assert terminal.rows == ["picture"]
 
 
-@pytest.mark.usefixtures("calm")
 def test_where_the_terminal_became_narrower_no_text_is_lost(screen: Screen, terminal: Terminal) -> None:
     print("text", file=terminal)
     screen.draw(["x" * 39, "y" * 39])
@@ -234,7 +241,6 @@ def test_where_the_terminal_became_narrower_no_text_is_lost(screen: Screen, term
     assert terminal.rows == ["text", "more", "x" * 19]
 
 
-@pytest.mark.usefixtures("calm")
 def test_what_is_typed_meanwhile_goes_with_the_picture(screen: Screen, terminal: Terminal) -> None:
     screen.draw(["picture"])
     terminal.screen.draw("^C")
@@ -249,7 +255,6 @@ def test_what_stood_there_before_stays(screen: Screen, terminal: Terminal) -> No
     assert terminal.rows == ["$ turnout run", "end"]
 
 
-@pytest.mark.usefixtures("calm")
 def test_many_threads_write_whole_lines(screen: Screen, terminal: Terminal) -> None:
     def write(name: str) -> None:
         for number in range(100):
@@ -271,7 +276,6 @@ def test_only_text_is_taken(screen: Screen, terminal: Terminal) -> None:
         terminal.write(b"bytes")  # type: ignore[arg-type]
 
 
-@pytest.mark.usefixtures("calm")
 def test_a_process_that_is_forked_writes_by_itself(screen: Screen, terminal: Terminal) -> None:
     screen.draw(["picture"])
     child = os.fork()

@@ -17,8 +17,10 @@ from typing import Final, TextIO
 
 __all__ = ["Screen"]
 
-# Where text comes faster, it is written some lines at a time: a picture for each line would be slow. In seconds.
-_PAUSE: Final = 0.05
+# So many lines may come together, and so many in a second, that are written at once. Of more, the rest comes with the
+# next picture: one for each line would be slow.
+_BURST: Final = 40.0
+_LINES_PER_SECOND: Final = 40.0
 # No more than this is kept back, in characters.
 _MOST_TEXT: Final = 65_536
 
@@ -50,7 +52,10 @@ class Screen:
         self._picture: Sequence[str] = ()
         # How many lines of the terminal are drawn anew each time.
         self._rows = 0
-        self._drawn = 0.0
+        self._was_drawn = False
+        # How many lines can be written at once, and since when that is so.
+        self._credit = _BURST
+        self._since = time.monotonic()
         self._replaced = [each for each in dict.fromkeys([stream, *others]) if self._replace(each)]
         _screens.add(self)
 
@@ -83,9 +88,18 @@ class Screen:
         with self._lock:
             self._text.append(text)
             self._size += len(text)
-            if time.monotonic() - self._drawn >= _PAUSE or self._size > _MOST_TEXT:
+            if ("\n" in text and self._may_write()) or self._size > _MOST_TEXT:
                 self._draw()
         return len(text)
+
+    def _may_write(self) -> bool:
+        now = time.monotonic()
+        self._credit = min(self._credit + (now - self._since) * _LINES_PER_SECOND, _BURST)
+        self._since = now
+        if self._credit < 1:
+            return False
+        self._credit -= 1
+        return True
 
     def draw(self, picture: Sequence[str]) -> None:
         """Draw another picture, below the text that is still to be written."""
@@ -120,14 +134,14 @@ class Screen:
             erasure, self._rows = self._erasure(), len(picture)
             self._put(f"{erasure}{whole}{end}{_lines(picture)}")
         finally:
-            self._drawn = time.monotonic()
+            self._was_drawn = True
             self._is_drawing = False
 
     def _erasure(self) -> str:
         """Return what moves to where the picture begins, and erases it, with what was typed below."""
         if self._rows:
             return f"\r\x1b[{self._rows}A\x1b[J"
-        if self._drawn:
+        if self._was_drawn:
             return ""
         # Where the cursor is, nobody knows. From any column but the first, this leads to the next line.
         return " " * (self.size().columns - 1) + "\r\x1b[J"

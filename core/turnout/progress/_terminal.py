@@ -46,7 +46,7 @@ class TerminalView:
 def is_terminal(stream: TextIO | None) -> bool:
     """Return whether a stream leads to a terminal in which lines can be drawn anew."""
     try:
-        return stream is not None and stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+        return stream is not None and stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
     except ValueError:  # it is closed
         return False
 
