@@ -112,6 +112,8 @@ FLOORS: Final = (
     "_unknown",
     "_recording",
     "_recorder",
+    "_log_events",
+    "_event_file",
     "_session",
     "_flow_story",
     "_flow_run",

@@ -84,6 +84,11 @@ class Call(Batch):
     told: Begun | None
 
     @property
+    def around(self) -> Scope:
+        """What it was submitted in."""
+        return self.scope
+
+    @property
     def number(self) -> int:
         """What it goes by in events."""
         return self.seq

@@ -126,6 +126,10 @@ class Stream:
         self.subscriptions: tuple[Subscription, ...] = ()
         # Who uses which worker that is up, and the event that said so.
         self.workers: dict[str, tuple[Any, set[object]]] = {}
+        # Called with whether anybody listens, when that changes. Put there by those who stand above.
+        self.on_change: Callable[[bool], object] | None = None
+        # This process runs calls of somebody else's flows, or was forked from one that listens: it writes no file.
+        self.is_elsewhere = False
         self._lock = free_in_forks(threading.Lock())
 
     def subscribe(
@@ -176,10 +180,13 @@ class Stream:
 
     def end(self) -> None:
         """Have nobody listen any more, in a process that was forked: it has none of the threads."""
+        self.is_elsewhere = self.is_elsewhere or bool(self.subscriptions)
         self._set(())
         self.workers.clear()
 
     def _set(self, subscriptions: tuple[Subscription, ...]) -> None:
+        if bool(subscriptions) != bool(self.subscriptions) and self.on_change is not None:
+            self.on_change(bool(subscriptions))
         self.subscriptions = subscriptions
         if not subscriptions:
             self.put = None

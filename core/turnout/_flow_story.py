@@ -6,8 +6,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from ._event_file import FILE
 from ._event_stream import STREAM, Outlet
 from ._future import brief
+from ._log_events import note_logs
 from .events import FlowFinished, FlowStarted
 
 if TYPE_CHECKING:
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from ._engine import Engine
 
 __all__ = ["FlowStory"]
+
+STREAM.on_change = note_logs
 
 
 class FlowStory:
@@ -26,9 +30,16 @@ class FlowStory:
         The id of the run.
     parent
         The flow or call that calls the flow, or None.
+
+    Raises
+    ------
+    EventFileError
+        If events are to be written where they can't be.
     """
 
     def __init__(self, id: str, parent: Scope | None) -> None:
+        if parent is None:
+            FILE.begin()
         self._id = id
         self._parent = parent
         self.events: Outlet = STREAM if parent is None else parent.engine.events

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ._context import RunContext, seed_of
+from ._context import RunContext, Scope, seed_of
 from ._failures import encode, without_own_frames
 from ._shipment import FlowInfo, Job, Kind, Shipment, this_process
 from ._stop import Stop, send
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ._engine import Engine
     from .runner import TaskRunner
 
-__all__ = ["RemoteScope", "encoded"]
+__all__ = ["RemoteScope", "encoded", "remote_around"]
 
 # How long events may wait for others to be sent with them, in seconds.
 _EVENTS_SECONDS: Final = 0.1
@@ -41,7 +41,7 @@ class BatchUnderWay(Protocol):
 class RemoteScope:
     """A call on a worker, as the scope of what it submits."""
 
-    __slots__ = ("_engine", "_outlet", "counters", "index", "job", "kind", "log_prints", "runs")
+    __slots__ = ("_engine", "_outlet", "around", "counters", "index", "job", "kind", "log_prints", "runs")
 
     def __init__(self, index: int, job: Job, kind: Kind, runs: BatchUnderWay) -> None:
         self.runs = runs
@@ -52,6 +52,7 @@ class RemoteScope:
         self.counters: MutableMapping[str, Iterator[int]] | None = None
         self._engine: Engine | None = None
         self._outlet: Forwarded | None = None
+        self.around = None
 
     @property
     def number(self) -> int | None:
@@ -136,6 +137,13 @@ class RemoteScope:
         engine.close()
         engine.backends.close()
         return unlooked
+
+
+def remote_around(scope: Scope | None) -> RemoteScope | None:
+    """Return the call of another process that a scope is inside of, if this process is a worker."""
+    while scope is not None and not isinstance(scope, RemoteScope):
+        scope = scope.around
+    return scope
 
 
 class Forwarded:

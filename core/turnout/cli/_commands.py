@@ -56,6 +56,7 @@ def commands(context: click.Context) -> None:
 @click.option("--runner", metavar="WORD", help="Where tasks run, such as process or thread:4. See `turnout runners`.")
 @click.option("-p", "--parameter", "parameters", metavar="NAME=VALUE", multiple=True, help="A parameter of the flow.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; all other output goes to stderr.")
+@click.option("--events", metavar="FILE", help="Write what happens there, a line of JSON for each event.")
 @click.option(
     "--log-level",
     metavar="LEVEL",
@@ -70,6 +71,7 @@ def run_command(
     runner: str | None,
     parameters: tuple[str, ...],
     as_json: bool,
+    events: str | None,
     log_level: str,
     progress: bool | None,
 ) -> int:
@@ -89,7 +91,9 @@ def run_command(
     """  # noqa: D301 - click looks for the character itself
     from ._run import run_flow
 
-    return run_flow(target, runner, parameters, json=as_json, log_level=log_level, shows_progress=progress)
+    return run_flow(
+        target, runner, parameters, json=as_json, events=events, log_level=log_level, shows_progress=progress
+    )
 
 
 @commands.command("graph")

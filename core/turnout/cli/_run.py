@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import progress
 from .._backends import Backends
 from .._choice import command_line_runner, engine_for
+from .._event_file import FILE
 from .._signals import INTERRUPTS
-from ..errors import RunnerError
+from ..errors import EventFileError, RunnerError
 from ..registry import resolve
 from ._failure import text_of
 from ._loading import load_flow
@@ -53,6 +54,7 @@ def run_flow(
     parameters: Sequence[str],
     *,
     json: bool,
+    events: str | None = None,
     log_level: str,
     shows_progress: bool | None = None,
 ) -> int:
@@ -61,7 +63,7 @@ def run_flow(
     Raises
     ------
     UsageProblem
-        If the flow, a parameter or the runner can't be had as it was typed.
+        If the flow, a parameter or the runner can't be had as it was typed, or events can't be written.
     """
     own = claim_standard_output() if json else None
     if runner is not None:
@@ -69,6 +71,7 @@ def run_flow(
     flow = load_flow(target)
     arguments = bind(flow, parameters)
     configure(log_level)
+    _write_events(events)
     try:
         INTERRUPTS.is_command = True
         with _progress(shows_progress):
@@ -89,12 +92,22 @@ def run_flow(
     return 0 if ending.state.is_completed() else 1
 
 
+<<<<<<< HEAD
 def _progress(is_wanted: bool | None) -> contextlib.AbstractContextManager[object]:
     """Show progress if the command asks for it, else if the environment does, else in a terminal."""
     if is_wanted is not None:
         os.environ[progress.ENVIRONMENT_VARIABLE] = str(int(is_wanted))
     shall = progress.wanted()
     return progress.show() if shall or (shall is None and progress.can_be_live()) else contextlib.nullcontext()
+=======
+def _write_events(path: str | None) -> None:
+    """Have events written from now on, if the command line or the environment wants that."""
+    FILE.asked = path or ""
+    try:
+        FILE.begin()
+    except EventFileError as error:
+        raise UsageProblem(str(error)) from error
+>>>>>>> events
 
 
 def _check(word: str) -> None:
