@@ -37,6 +37,7 @@ FLOORS: Final = (
     "_places",
     "events",
     "_onlookers",
+    "_tally",
     "progress",
     "_spans",
     "_resources",

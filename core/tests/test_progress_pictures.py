@@ -54,7 +54,7 @@ def test_only_columns_are_shown_that_say_something() -> None:
 @pytest.mark.parametrize("width", [*range(1, 40), 57, 80, 100, 119, 120, 121, 500])
 def test_no_line_is_as_wide_as_the_terminal(width: int) -> None:
     wide = CENSUS._replace(
-        flow="流れ" * 30, tasks=(LOAD, LOAD._replace(name="仕事" * 20), LOAD._replace(name="x" * 200)), lost_workers=2
+        flow="流れ" * 30, tasks=(LOAD, LOAD._replace(name="仕事" * 20), LOAD._replace(name="x" * 200))
     )
     for counts in (CENSUS, ENDED, wide, many(30)):
         for line in plain(counts, width):
@@ -178,11 +178,6 @@ def test_a_line_tells_everything() -> None:
         "4 of 4 slots in use, 33/s, 1:23, about 0:18 left"
     )
     assert told(ENDED) == "census: Failed after 83 s: ValueError: no; 400 of 400 calls done, 1 failed"
-
-
-def test_lost_workers_are_told() -> None:
-    assert "1 worker lost" in told(CENSUS._replace(lost_workers=1))
-    assert "2 workers lost" in plain(CENSUS._replace(lost_workers=2))[-1]
 
 
 def test_more_may_run_than_there_were_slots_when_the_flow_began() -> None:

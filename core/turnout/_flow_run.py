@@ -52,6 +52,7 @@ class FlowRun:
         self.attempt = 0
         self._thread = threading.get_ident()
         self._current: Engine | None = None
+        self.state: State | None = None
         self._parent = current_scope.get()
         self._backends = Backends() if self._parent is None else self._parent.engine.backends
         self._story = FlowStory(self.id, self._parent)
@@ -189,10 +190,8 @@ class FlowRun:
 
     @contextlib.contextmanager
     def _walking(self) -> Iterator[Engine]:
-        with INTERRUPTS.handled(self._end_from_outside):
-            # What they have for the body would be there between its items, too, where others run.
-            with self._looked_on():
-                self._say_running()
+        with INTERRUPTS.handled(self._end_from_outside), self._looked_on(is_own=False):
+            self._say_running()
             self.attempt += 1
             engine = self._engine()
             state = State(StateType.COMPLETED, None, time.time())
@@ -210,8 +209,22 @@ class FlowRun:
 
     # What all of them share
 
-    def _looked_on(self) -> contextlib.AbstractContextManager[object]:
-        return beginning(self.id, self.flow.name) if self._parent is None else contextlib.nullcontext()
+    @property
+    def runner_told(self) -> str:
+        """Its runner as it is told; empty if it isn't there, which the flow will find out."""
+        try:
+            chosen = engine_for(self._backends, self._parent, self.flow.chosen_runner, self.flow.task_runner).runner
+        except Exception:
+            return ""
+        return "" if chosen is None else repr(chosen)
+
+    @property
+    def backends(self) -> Backends:
+        """The started runners that it shares with the flows inside of it."""
+        return self._backends
+
+    def _looked_on(self, *, is_own: bool = True) -> contextlib.AbstractContextManager[object]:
+        return beginning(self, is_own=is_own) if self._parent is None else contextlib.nullcontext()
 
     def _engine(self) -> Engine:
         engine = self._new_engine()
@@ -231,6 +244,8 @@ class FlowRun:
         if self.attempt == 1 and not engine.is_dry:
             self._story.begin(self.name, self.flow.name, engine)
         self._current = engine
+        if not engine.is_dry:
+            engine.tally.engines[engine] = None
         return engine
 
     def _new_engine(self) -> Engine:
@@ -287,6 +302,7 @@ class FlowRun:
             )
 
     def _ended(self, state: State) -> State:
+        self.state = state
         level = logging.INFO if state.is_completed() else logging.ERROR
         with self._speaking():
             FLOW_RUNS.log(level, "Flow run %r - Finished in state %r", self.name, state, extra=self._ids())

@@ -1,4 +1,4 @@
-"""Those who have to know in its own thread that a flow begins, before anything is told of it as an event."""
+"""Those who look on while a flow runs that no other one called; they are told in its own thread."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import contextlib
 import importlib
 import os
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from ._flow_run import FlowRun
 
 __all__ = ["Onlooker", "beginning", "onlookers"]
 
-# Takes the id and the name of a flow, before its body runs, and returns a context for what its body does.
-Onlooker = Callable[[str, str], contextlib.AbstractContextManager[object]]
+# Takes the run of a flow, before its body runs, and whether the thread or coroutine is its own: that of a generator is
+# its caller's between two items. Returns a context that is left when the run is over.
+Onlooker = Callable[["FlowRun", bool], contextlib.AbstractContextManager[object]]
 
 onlookers: Final[list[Onlooker]] = []
 """Who wants to know."""
@@ -21,15 +25,15 @@ _MODULES: Final = {"TURNOUT_PROGRESS": "turnout.progress", "TURNOUT_OTEL": "turn
 
 
 @contextlib.contextmanager
-def beginning(id: str, flow_name: str) -> Iterator[None]:
-    """Tell those who want to know that a flow begins which no other one called.
+def beginning(run: FlowRun, *, is_own: bool) -> Iterator[None]:
+    """Have those look on who want to, while the block runs.
 
     Parameters
     ----------
-    id
-        The id of the run.
-    flow_name
-        The name of the flow.
+    run
+        The run of the flow.
+    is_own
+        Whether the context is its own.
     """
     for variable, module in _MODULES.items():
         if os.environ.get(variable):
@@ -39,5 +43,5 @@ def beginning(id: str, flow_name: str) -> Iterator[None]:
         return
     with contextlib.ExitStack() as stack:
         for onlooker in [*onlookers]:
-            stack.enter_context(onlooker(id, flow_name))
+            stack.enter_context(onlooker(run, is_own))
         yield

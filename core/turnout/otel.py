@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import TracerProvider
 
+    from ._flow_run import FlowRun
+
 __all__ = ["ENVIRONMENT_VARIABLE", "Instrumentation", "begin_by_environment", "instrument"]
 
 logger = logging.getLogger("turnout")
@@ -60,9 +62,15 @@ class Instrumentation:
         self.close()
 
     @contextlib.contextmanager
-    def _beginning(self, id: str, flow_name: str) -> Iterator[None]:
+    def _beginning(self, run: FlowRun, is_own: bool) -> Iterator[None]:
         # Here, because only this thread knows what the current span is.
-        with self._spans.began(id, flow_name):
+        span = self._spans.began(run.id, run.flow.name)
+        if is_own:
+            with span:
+                yield
+        else:
+            with span:
+                pass
             yield
 
 

@@ -92,14 +92,14 @@ def run_flow(
     return 0 if ending.state.is_completed() else 1
 
 
-<<<<<<< HEAD
 def _progress(is_wanted: bool | None) -> contextlib.AbstractContextManager[object]:
     """Show progress if the command asks for it, else if the environment does, else in a terminal."""
     if is_wanted is not None:
         os.environ[progress.ENVIRONMENT_VARIABLE] = str(int(is_wanted))
     shall = progress.wanted()
     return progress.show() if shall or (shall is None and progress.can_be_live()) else contextlib.nullcontext()
-=======
+
+
 def _write_events(path: str | None) -> None:
     """Have events written from now on, if the command line or the environment wants that."""
     FILE.asked = path or ""
@@ -107,7 +107,6 @@ def _write_events(path: str | None) -> None:
         FILE.begin()
     except EventFileError as error:
         raise UsageProblem(str(error)) from error
->>>>>>> events
 
 
 def _check(word: str) -> None:

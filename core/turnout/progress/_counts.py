@@ -1,43 +1,20 @@
-"""Events turned into counts: how many calls of each task are done, how fast they get done, and how long it will take.
-
-At full speed a flow tells of hundreds of thousands of events a second, so they are counted many at a time, by functions
-of the interpreter's own.
-"""
+"""Steps of calls turned into counts: how many are done of each task, how fast, and how long the rest will take."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Sequence
-from itertools import repeat
-from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
 
-from ..events import (
-    CallCreated,
-    CallFinished,
-    CallRetrying,
-    CallStarted,
-    Event,
-    FlowFinished,
-    FlowStarted,
-    WorkerDown,
-)
+from .._tally import Steps
 
-__all__ = ["Counts", "Progress", "TaskCounts"]
+__all__ = ["Counts", "Progress", "TaskCounts", "added"]
 
 # How far back the rate looks, and how often it takes note of what is done, in seconds.
 _WINDOW: Final = 10.0
 _STEP: Final = 0.5
-# Of so many calls at a time it is asked how long they took, which is enough for a mean.
-_SAMPLE: Final = 200
-
-# The states of flows, the better first.
+# The names of the types of states in which flows end, the better first.
 _WORSE: Final = ("Completed", "Cancelled", "Failed", "TimedOut", "Crashed")
-
-_CALL: Final = attrgetter("call")
-_TASK: Final = attrgetter("task")
-_CALL_AND_TASK: Final = attrgetter("call", "task")
-_TASK_AND_STATE: Final = attrgetter("task", "state")
 
 
 class TaskCounts(NamedTuple):
@@ -71,14 +48,13 @@ class Counts(NamedTuple):
     runner: str
     tasks: tuple[TaskCounts, ...]
     seconds: float
-    """Since the first event."""
+    """Since the first flow began."""
     slots: int | None = None
     """How many calls can run at once; None if nobody knows."""
     rate: float = 0.0
     """How many calls get done in a second."""
     left: float | None = None
     """In how many seconds all that is known will be done, by a guess; None if there is no ground for one."""
-    lost_workers: int = 0
     state: str = ""
     """What became of the flow, or of the one that ended worst; empty as long as one runs."""
     message: str = ""
@@ -95,181 +71,132 @@ def added(name: str, tasks: Iterable[TaskCounts]) -> TaskCounts:
     return TaskCounts(name, *map(sum, zip(*numbers, strict=True))) if numbers else TaskCounts(name, 0)
 
 
-class _Tally:
-    """What is counted of one task."""
+class _Sums:
+    """What is known of one task."""
 
-    __slots__ = ("began", "mean", "measured", "retried", "states", "total")
+    __slots__ = ("began", "retried", "states", "submitted", "work")
 
     def __init__(self) -> None:
-        # When the first call that is done began.
+        # When the first was about to be done.
         self.began = 0.0
-        self.total = 0
+        self.submitted = 0
         self.retried = 0
         self.states: Counter[str] = Counter()
-        # Of how many calls it was asked how long they took, and the mean, in seconds.
-        self.measured = 0
-        self.mean = 0.0
+        # For how many seconds its calls have run, all together.
+        self.work = 0.0
 
     @property
     def done(self) -> int:
         return self.states.total()
 
-    def measure(self, event: CallFinished) -> None:
-        self.began = self.began or event.time - event.seconds
-        self.measured += 1
-        self.mean += (event.seconds - self.mean) / self.measured
+    @property
+    def total(self) -> int:
+        # Some may have been submitted before anybody counted.
+        return max(self.submitted, self.done)
 
     def counts(self, name: str, running: int, rate: float) -> TaskCounts:
-        states = self.states
-        completed, cached, cancelled = states["Completed"], states["Cached"], states["Cancelled"]
-        failed = self.done - completed - cached - cancelled
+        states, done = self.states, self.done
+        completed, cached, cancelled = states["COMPLETED"], states["CACHED"], states["CANCELLED"]
+        failed = done - completed - cached - cancelled
+        # What runs was looked at a moment after what is done.
+        running = min(running, self.total - done)
         return TaskCounts(name, self.total, completed, cached, failed, cancelled, running, self.retried, rate)
 
 
 class Progress:
-    """Counts events.
+    """Adds up the steps of calls.
+
+    Parameters
+    ----------
+    began
+        When that began. All times are in seconds, by one clock, and follow each other.
 
     Examples
     --------
-    >>> from turnout.events import CallCreated, CallFinished, CallStarted
-    >>> progress = Progress()
-    >>> progress.take([CallCreated(0.0, number, "", "double", f"double-{number}", "thread") for number in range(3)])
-    >>> progress.take([CallStarted(0.0, 0, 1), CallStarted(0.1, 1, 1)])
-    >>> progress.take([CallFinished(0.5, 0, "", "double", "double-0", "Completed", 1, 0.5)])
-    >>> (double,) = progress.counts(0.5).tasks
+    >>> progress = Progress(began=0.0)
+    >>> progress.take(Steps({"double": 3}, {("double", "COMPLETED"): 1}, {}), {"double": 2}, now=0.5)
+    >>> (double,) = progress.counts(now=0.5).tasks
     >>> double.done, double.running, double.total
-    (1, 1, 3)
+    (1, 2, 3)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, began: float) -> None:
         # By name, in the order in which they were heard of.
-        self._tallies: defaultdict[str, _Tally] = defaultdict(_Tally)
-        # The tasks of calls that are not final.
-        self._open: dict[int, str] = {}
-        # The attempts that run.
-        self._running: dict[int, int] = {}
-        # The flows that no other one called, those of them that run, and how those ended that don't.
-        self._roots: dict[str, FlowStarted] = {}
-        self._open_roots: set[str] = set()
-        self._endings: list[FlowFinished] = []
-        self._slots: dict[str, int | None] = {}
-        self._lost_workers = 0
-        self._began: float | None = None
+        self._sums: dict[str, _Sums] = {}
+        self._running: Mapping[str, int] = {}
+        self._began = self._looked = began
+        # The names of the flows, and how those ended that have, with why.
+        self._flows: list[str] = []
+        self._endings: list[tuple[str, str]] = []
+        self._runner = ""
         # What was done when, the oldest first.
-        self._samples: deque[tuple[float, dict[str, int]]] = deque()
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether a flow began, or a call was submitted."""
-        return bool(self._roots or self._tallies)
+        self._samples: deque[tuple[float, dict[str, int]]] = deque([(began, {})])
 
     @property
     def is_over(self) -> bool:
         """Whether flows began, and all have ended."""
-        return bool(self._roots) and not self._open_roots
+        return bool(self._flows) and len(self._endings) == len(self._flows)
 
-    def take(self, events: Sequence[Event]) -> None:
-        """Count events, which are told in the order in which they happened."""
-        if self._began is None and events:
-            self._began = events[0].time
-        kinds: defaultdict[type[Any], list[Any]] = defaultdict(list)
-        for event in events:
-            kinds[type(event)].append(event)
-        for event in kinds[FlowStarted]:
-            self._flow_started(event)
-        self._created(kinds[CallCreated])
-        for event in kinds[CallRetrying]:
-            if event.call in self._open:
-                self._tallies[self._open[event.call]].retried += 1
-        self._finished(kinds[CallFinished])
-        self._started(kinds[CallStarted])
-        for event in kinds[CallRetrying]:
-            # The next attempt may have begun.
-            if self._running.get(event.call) == event.attempt:
-                del self._running[event.call]
-        for event in kinds[FlowFinished]:
-            self._flow_finished(event)
-        self._lost_workers += sum(event.reason != "stopped" for event in kinds[WorkerDown])
+    def begin(self, flow: str, runner: str) -> None:
+        """Take note that a flow begins."""
+        self._flows.append(flow)
+        self._runner = self._runner or runner
 
-    def _flow_started(self, event: FlowStarted) -> None:
-        # Flows that share a runner share its slots.
-        self._slots[event.runner] = event.slots
-        if event.parent_flow is None and event.parent_call is None:
-            self._roots[event.flow] = event
-            self._open_roots.add(event.flow)
+    def end(self, state: str, message: str = "") -> None:
+        """Take note that a flow ends."""
+        self._endings.append((state, message))
 
-    def _flow_finished(self, event: FlowFinished) -> None:
-        if event.flow in self._open_roots:
-            self._open_roots.remove(event.flow)
-            self._endings.append(event)
+    def take(self, steps: Steps, running: Mapping[str, int], now: float) -> None:
+        """Add what has happened since the last time, and how many calls of which tasks run now."""
+        for name, count in steps.submitted.items():
+            self._of(name).submitted += count
+        for (name, state), count in steps.ended.items():
+            sums = self._of(name)
+            sums.began = sums.began if sums.done else self._looked
+            sums.states[state] += count
+        for name, count in steps.retried.items():
+            self._of(name).retried += count
+        # Those that ran have run since the last time. Who looks often knows well how long calls take.
+        for name, count in self._running.items():
+            self._of(name).work += count * max(now - self._looked, 0.0)
+        self._running, self._looked = running, now
+        if now - self._samples[-1][0] >= _STEP:
+            self._samples.append((now, {name: sums.done for name, sums in self._sums.items()}))
+        while len(self._samples) > 1 and now - self._samples[1][0] >= _WINDOW:
+            self._samples.popleft()
 
-    def _created(self, events: Sequence[CallCreated]) -> None:
-        self._open.update(map(_CALL_AND_TASK, events))
-        for task, count in Counter(map(_TASK, events)).items():
-            self._tallies[task].total += count
+    def _of(self, name: str) -> _Sums:
+        return self._sums.setdefault(name, _Sums())
 
-    def _started(self, events: Sequence[CallStarted]) -> None:
-        # Most are final by now. And the news that a call began may come after that of its end, when it was cancelled.
-        self._running.update([(event.call, event.attempt) for event in events if event.call in self._open])
-
-    def _finished(self, events: Sequence[CallFinished]) -> None:
-        calls = [*map(_CALL, events)]
-        known = [*map(self._open.pop, calls, repeat(None))]
-        if None in known:
-            # Submitted before anybody listened.
-            for event, task in zip(events, known, strict=True):
-                self._tallies[event.task].total += task is None
-        for call in self._running.keys() & calls:
-            del self._running[call]
-        for (task, state), count in Counter(map(_TASK_AND_STATE, events)).items():
-            self._tallies[task].states[state] += count
-        for event in events[:: len(events) // _SAMPLE + 1]:
-            self._tallies[event.task].measure(event)
-
-    def counts(self, now: float) -> Counts:
-        """Return what is known at a moment, in seconds since 1970; moments have to follow each other."""
+    def counts(self, now: float, slots: int | None = None) -> Counts:
+        """Return what is known, with how many calls can run at once."""
         # In the end it is the mean that counts.
-        then, before = (now if self._began is None else self._began, {}) if self.is_over else self._sampled(now)
-        gained = {name: tally.done - before.get(name, 0) for name, tally in self._tallies.items()}
-        running = Counter(map(self._open.__getitem__, self._running))
-        roots = [*self._roots.values()]
-        worst = max(self._endings, key=_badness, default=None) if self.is_over else None
-        more = f" and {len(roots) - 1} more" if len(roots) > 1 else ""
-        known = [slots for slots in self._slots.values() if slots is not None]
+        then, before = (self._began, {}) if self.is_over else self._samples[0]
+        gained = {name: sums.done - before.get(name, 0) for name, sums in self._sums.items()}
+        running = self._running
+        state, message = max(self._endings, key=_badness) if self.is_over else ("", "")
+        more = f" and {len(self._flows) - 1} more" if len(self._flows) > 1 else ""
         return Counts(
-            flow=roots[0].flow_name + more if roots else "",
-            runner=roots[0].runner if roots else "",
+            flow=self._flows[0] + more if self._flows else "",
+            runner=self._runner,
             tasks=tuple(
-                each.counts(name, running[name], gained[name] / _positive(now - max(then, each.began)))
-                for name, each in self._tallies.items()
+                sums.counts(name, running.get(name, 0), gained[name] / _positive(now - max(then, sums.began)))
+                for name, sums in self._sums.items()
             ),
+            seconds=max(0.0, now - self._began),
+            slots=slots,
             rate=sum(gained.values()) / _positive(now - then),
-            seconds=max(0.0, now - (now if self._began is None else self._began)),
-            slots=sum(known) if known else None,
             left=self._left(gained, now - then),
-            lost_workers=self._lost_workers,
-            state=worst.state if worst else "",
-            message=worst.message if worst else "",
+            state=state,
+            message=message,
         )
 
-    def _sampled(self, now: float) -> tuple[float, dict[str, int]]:
-        """Take note of what is done, and return when that was done last of which the rates are reckoned, and what."""
-        samples = self._samples
-        if not samples:
-            samples.append((now if self._began is None else min(self._began, now), {}))
-        if now - samples[-1][0] >= _STEP:
-            samples.append((now, {name: tally.done for name, tally in self._tallies.items()}))
-        while len(samples) > 1 and now - samples[1][0] >= _WINDOW:
-            samples.popleft()
-        return samples[0]
-
-    def _left(self, gained: dict[str, int], seconds: float) -> float | None:
+    def _left(self, gained: Mapping[str, int], seconds: float) -> float | None:
         """Guess from how long calls of each task take: a slow one that is yet to come weighs more than a fast one."""
-        measured = [tally.mean for tally in self._tallies.values() if tally.measured]
-        usual = sum(measured) / len(measured) if measured else 0.0
-        weights = {name: _positive(each.mean if each.measured else usual) for name, each in self._tallies.items()}
-        work = sum(gained[name] * weight for name, weight in weights.items())
-        rest = sum((self._tallies[name].total - self._tallies[name].done) * weight for name, weight in weights.items())
+        means = {name: sums.work / sums.done for name, sums in self._sums.items() if sums.done and sums.work}
+        usual = sum(means.values()) / len(means) if means else 1.0
+        work = sum(count * means.get(name, usual) for name, count in gained.items())
+        rest = sum((sums.total - sums.done) * means.get(name, usual) for name, sums in self._sums.items())
         return rest / work * seconds if work else None
 
 
@@ -277,5 +204,5 @@ def _positive(number: float) -> float:
     return max(number, 1e-9)
 
 
-def _badness(ending: FlowFinished) -> int:
-    return _WORSE.index(ending.state) if ending.state in _WORSE else len(_WORSE)
+def _badness(ending: tuple[str, str]) -> int:
+    return _WORSE.index(ending[0]) if ending[0] in _WORSE else len(_WORSE)

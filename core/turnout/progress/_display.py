@@ -1,30 +1,38 @@
-"""What is displayed while flows run: from the first event of a flow to its last, as often as there is one."""
+"""What is displayed while flows run: from when the first of them begins until the last ends."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from .._onlookers import onlookers
-from ..events import CallCreated, Event, FlowStarted, Subscription, subscribe
+from .._state import StateType
+from .._tally import TALLY
 from ._counts import Counts, Progress
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from .._flow_run import FlowRun
+
 __all__ = ["Display", "View"]
 
 logger = logging.getLogger("turnout")
 
-_BEGINNINGS: Final = (FlowStarted, CallCreated)
-# No more than this part of the time goes into drawing; but something is drawn so often, in seconds.
+# No more than this part of the time goes into it; but something is shown so often, in seconds.
 _SHARE: Final = 0.01
 _SELDOM: Final = 2.0
+# How often it is looked at what was counted at least, so that little is kept for it, in seconds.
+_LOOK: Final = 1.0
+# How many calls are looked at for those that run: as a rule they are among the first that are not over.
+_MOST_CALLS: Final = 10_000
 
 
 class View(Protocol):
@@ -51,45 +59,77 @@ class _Session:
 
     def __init__(self, view: View) -> None:
         self._view = view
-        self._progress = Progress()
-        # Between the thread that counts and the one that draws.
-        self._lock = threading.Lock()
+        self._progress = Progress(time.monotonic())
+        self._runs: list[FlowRun] = []
+        self._slots: int | None = None
+        self._is_broken = False
         self._over = threading.Event()
+        TALLY.begin()
         self._thread = threading.Thread(target=self._draw, name="turnout-progress", daemon=True)
         self._thread.start()
 
-    def take(self, events: Sequence[Event]) -> bool:
-        """Count events; return whether all flows are over."""
-        with self._lock:
-            self._progress.take(events)
-            return self._progress.is_over
+    def begin(self, run: FlowRun) -> None:
+        """Take note of a flow."""
+        self._runs.append(run)
+        self._progress.begin(run.flow.name, run.runner_told)
 
-    def end(self) -> None:
-        """Show how things stand in the end."""
+    def end(self, run: FlowRun) -> bool:
+        """Take note of the end of a flow; return whether none is left."""
+        state = run.state
+        self._progress.end("Crashed" if state is None else state.name, (state and state.message) or "")
+        return self._progress.is_over
+
+    def close(self) -> None:
+        """Show how things stand in the end. A second time it does nothing."""
         self._over.set()
         self._thread.join()
-        self._safely(self._view.end)
+        if not self._is_broken:
+            self._look()
+            self._safely(self._view.end)
+            self._is_broken = True
+        TALLY.stop()
 
     def _draw(self) -> None:
-        pause = self._view.interval_seconds
-        while not self._over.wait(pause):
+        pause = due = self._view.interval_seconds
+        while not self._over.wait(min(pause, _LOOK)):
             began = time.thread_time()
-            if not self._safely(self._view.show):
-                return
-            cost = time.thread_time() - began
-            pause = max(self._view.interval_seconds, min(cost / _SHARE, _SELDOM))
+            self._look()
+            due -= min(pause, _LOOK)
+            if due <= 1e-3:
+                self._safely(self._view.show)
+                if self._is_broken:
+                    TALLY.stop()
+                    return
+                cost = time.thread_time() - began
+                pause = due = max(self._view.interval_seconds, min(cost / _SHARE, _SELDOM))
 
-    def _safely(self, show: Callable[[Counts], None]) -> bool:
-        with self._lock:
-            counts = self._progress.counts(time.time())
+    def _look(self) -> None:
+        self._progress.take(TALLY.steps(), _running(), time.monotonic())
+        # When a flow ends its runners do. Until then there may be more of them, and clusters grow.
+        slots = 0
+        with contextlib.suppress(Exception):  # a backend that breaks down
+            slots = sum(run.backends.slots() for run in self._runs)
+        self._slots = slots or self._slots
+
+    def _safely(self, show: Callable[[Counts], None]) -> None:
+        counts = self._progress.counts(time.monotonic(), self._slots)
         try:
             show(counts)
         except Exception:
             # Such as a terminal that is gone. The flow has other things to do.
+            self._is_broken = True
             self._view.give_up()
             logger.debug("Progress can't be shown any more.", exc_info=True)
-            return False
-        return True
+
+
+def _running() -> Counter[str]:
+    """Return how many calls of each task run. Their futures may change meanwhile: it is a picture of a moment."""
+    running: Counter[str] = Counter()
+    for engine in [*TALLY.engines]:
+        # In one step of the interpreter, so that no other thread comes between.
+        calls = [*itertools.islice(engine.open, _MOST_CALLS)]
+        running.update([call.task.name for call in calls if call.future._type is StateType.RUNNING])
+    return running
 
 
 class Display:
@@ -103,29 +143,22 @@ class Display:
 
     def __init__(self, open_view: Callable[[], View] | None) -> None:
         self._open_view = open_view
-        self._view: View | None = None
         self._session: _Session | None = None
-        self._subscription: Subscription | None = None
-        if open_view is not None:
+        self._lock = threading.Lock()
+        self.is_open = open_view is not None
+        """Whether it shows progress."""
+        if self.is_open:
             # What is kept back is to be seen also where a program ends with a flow under way.
             atexit.register(self.close)
-            onlookers.append(self._beginning)
-            self._subscription = subscribe(self._take)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it shows progress."""
-        return self._subscription is not None
+            onlookers.append(self._looking_on)
 
     def close(self) -> None:
         """Show how things stand, and end. A second time it does nothing."""
-        if self._subscription is not None:
-            self._subscription.close()
+        if self._looking_on in onlookers:
+            onlookers.remove(self._looking_on)
         self._end()
-        if self._beginning in onlookers:
-            onlookers.remove(self._beginning)
         # Last: Ctrl-C may come before, and what is left to do then is done when the program ends.
-        self._subscription = None
+        self.is_open = False
         atexit.unregister(self.close)
 
     def __enter__(self) -> Display:
@@ -137,27 +170,24 @@ class Display:
         self.close()
 
     @contextlib.contextmanager
-    def _beginning(self, id: str, flow_name: str) -> Iterator[None]:
-        self._prepare()
-        yield
-
-    def _prepare(self) -> None:
-        """Choose where the next picture stands: in a notebook it is below the cell of the thread that calls this."""
-        if self._open_view is not None and self._session is None and self._view is None:
-            self._view = self._open_view()
-
-    def _take(self, events: Sequence[Event]) -> None:
-        if self._session is None:
-            # What comes after the end of a flow, such as the end of a worker, begins no picture.
-            if not any(type(event) in _BEGINNINGS for event in events):
-                return
-            self._prepare()
-            assert self._view is not None, "one has been opened"
-            self._session, self._view = _Session(self._view), None
-        if self._session.take(events):
-            self._end()
+    def _looking_on(self, run: FlowRun, is_own: bool) -> Iterator[None]:
+        with self._lock:
+            if self._session is None and self._open_view is not None:
+                # Here: in a notebook the picture stands below the cell of the thread that calls the first flow.
+                self._session = _Session(self._open_view())
+            session = self._session
+            if session is not None:
+                session.begin(run)
+        try:
+            yield
+        finally:
+            with self._lock:
+                is_last = session is not None and session.end(run) and session is self._session
+            if is_last:
+                self._end()
 
     def _end(self) -> None:
-        if self._session is not None:
-            self._session.end()
-        self._session = None
+        session = self._session
+        if session is not None:
+            session.close()
+            self._session = None

@@ -61,8 +61,6 @@ def _pace(counts: Counts) -> Iterator[str]:
     else:
         # Clusters grow, and runners may run more than they said when the flow began.
         yield f"{number(every.running)} of {number(max(counts.slots, every.running))} slots in use"
-    if counts.lost_workers:
-        yield f"{counts.lost_workers} worker{'s' * (counts.lost_workers > 1)} lost"
     if counts.rate:
         yield rate(counts.rate)
     yield clock(counts.seconds)
