@@ -91,7 +91,7 @@ def current() -> tuple[int, int]:
 def main() -> None:
     futures = [*nests.map([1, 2]), calls_a_flow.submit()]
     failed = fail.submit()
-    lost = double.submit(failed)  # type: ignore[arg-type]
+    lost = double.submit(failed)
     assert failed.exception()
     assert lost.exception()
     inner()

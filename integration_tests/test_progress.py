@@ -30,7 +30,7 @@ import sys
 import time
 from pathlib import Path
 
-from turnout import flow, task
+from turnout import flow, get_run_context, task
 
 here = Path(__file__).parent
 
@@ -101,6 +101,29 @@ def dies():
     os._exit(3)
 
 
+@task(retries=1)
+def unload(number):
+    if number == 0 and get_run_context().attempt == 1:
+        raise OSError("too heavy")
+    return sum(load.map([11, 12]).result())
+
+
+@task
+def sort_out(number):
+    return inner(number)
+
+
+@flow
+def inner(number):
+    return unload.submit(number).result()
+
+
+@flow
+def deep():
+    futures = sort_out.map(range(3))
+    return inner(5), [future.result() for future in futures]
+
+
 def talk():
     harbour()
     print("in between")
@@ -122,9 +145,15 @@ def here(tmp_path: Path) -> Path:
 
 
 def turnout_run(
-    here: Path, flow: str, *options: str, columns: int = 80, lines: int = 24, **environment: str
+    here: Path,
+    flow: str,
+    *options: str,
+    columns: int = 80,
+    lines: int = 24,
+    environment: Mapping[str, str] | None = None,
 ) -> AbstractContextManager[Terminal]:
-    command = (sys.executable, "-m", "turnout", "run", here / f"harbour.py:{flow}", "--log-level", "warning", *options)
+    target = f"{here / 'harbour.py'}:{flow}"
+    command = (sys.executable, "-m", "turnout", "run", target, "--log-level", "warning", *options)
     return terminal(*command, columns=columns, lines=lines, environment=environment)
 
 
@@ -164,8 +193,9 @@ def test_what_is_printed_and_logged_stands_above_the_picture(here: Path, word: s
 
 def test_colours_are_as_the_user_wants_them(here: Path) -> None:
     go_on(here)
-    for environment, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
-        with turnout_run(here, "harbour", **environment) as seen:
+    cases: tuple[tuple[dict[str, str], bool], ...] = (({}, True), ({"NO_COLOR": "1"}, False))
+    for environment, coloured in cases:
+        with turnout_run(here, "harbour", environment=environment) as seen:
             assert seen.ended() == 0
         assert bool(re.search(rb"\x1b\[[\d;]*3\dm", seen.bytes)) is coloured
 
@@ -284,7 +314,7 @@ def test_who_decides_in_a_terminal(
     here: Path, options: tuple[str, ...], environment: Mapping[str, str], is_shown: bool
 ) -> None:
     go_on(here)
-    with turnout_run(here, "harbour", *options, **environment) as seen:
+    with turnout_run(here, "harbour", *options, environment=environment) as seen:
         assert seen.ended() == 0
     assert ("✓ harbour" in seen.text) is is_shown
     assert seen.rows[-1] == "45"
@@ -293,7 +323,7 @@ def test_who_decides_in_a_terminal(
 @pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TERM": ""}])
 def test_a_terminal_that_cant_draw_gets_plain_lines(here: Path, environment: Mapping[str, str]) -> None:
     go_on(here)
-    with turnout_run(here, "harbour", "--progress", columns=150, **environment) as seen:
+    with turnout_run(here, "harbour", "--progress", columns=150, environment=environment) as seen:
         assert seen.ended() == 0
     assert "turnout: harbour: Completed in" in seen.text
     assert not re.search(rb"\x1b\[\d*[AJ]", seen.bytes)
@@ -332,6 +362,14 @@ def test_what_a_flow_prints_stays_where_it_belongs(here: Path) -> None:
     assert sorted(ended.out.splitlines()) == ["45", *(f"loaded {number}" for number in range(10))]
 
 
+@pytest.mark.parametrize("word", WORDS)
+def test_what_calls_submit_counts_wherever_they_run(here: Path, word: str) -> None:
+    ended = turnout_command("run", here / "harbour.py:deep", "--log-level", "critical", "--progress", "--runner", word)
+    assert ended.status == 0
+    # Three that sort out, and four times one that unloads two.
+    assert ended.err.splitlines()[-1].endswith("s; 15 of 15 calls done, 1 retried")
+
+
 # In a notebook
 
 NOTEBOOK: Final = """
@@ -353,9 +391,8 @@ def cells(*sources: str) -> list[list[dict[str, Any]]]:
     """Run the cells of a notebook, and return what each shows."""
     from jupyter_client.manager import KernelManager
 
-    manager = KernelManager(kernel_name="python3")
-    # What kernels there are is nobody's business but this interpreter's.
-    manager.kernel_cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    # The kernel of this interpreter, which is there without being installed.
+    manager: Any = KernelManager(kernel_name="python3")
     manager.start_kernel()
     client = manager.client()
     try:

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pyte
@@ -118,7 +119,7 @@ def test_few_lines_a_second_are_written_at_once_and_more_are_not(
 ) -> None:
     times = iter([100.0] * 8 + [100.11] * 8)
     monkeypatch.setattr(_screen, "_BURST", 5.0)
-    monkeypatch.setattr(_screen.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(time, "monotonic", lambda: next(times))
     screen.draw(["picture"])
     screen._credit, screen._since = 5.0, 100.0
     shown = []

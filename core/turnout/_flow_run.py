@@ -244,6 +244,8 @@ class FlowRun:
         if self.attempt == 1 and not engine.is_dry:
             self._story.begin(self.name, self.flow.name, engine)
         self._current = engine
+        if self._parent is not None:
+            engine.tally = self._parent.engine.tally
         if not engine.is_dry:
             engine.tally.engines[engine] = None
         return engine
