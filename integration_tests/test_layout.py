@@ -36,6 +36,7 @@ FLOORS: Final = (
     "_event_stream",
     "_places",
     "events",
+    "_event_rows",
     "_onlookers",
     "_tally",
     "progress",

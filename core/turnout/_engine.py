@@ -237,7 +237,7 @@ class Engine:
         call.thread = 0
         call.counters = None
         call.trouble = None
-        call.label = None
+        call.is_known_ready = False
         call.told = None
         future._call = call
         return call

@@ -7,7 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from ._event_file import FILE
-from ._event_stream import STREAM, Outlet
+from ._event_rows import Events
+from ._event_stream import EVENT, STREAM, Outlet
 from ._future import brief
 from ._log_events import note_logs
 from .events import FlowFinished, FlowStarted
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["FlowStory"]
 
 STREAM.on_change = note_logs
+STREAM.made = Events
 
 
 class FlowStory:
@@ -58,7 +60,7 @@ class FlowStory:
         number = self._parent.number if self._parent is not None else None
         told = "here" if runner is None else repr(runner)
         slots = None if runner is None else runner.plan().slots
-        put(FlowStarted(self._began, self._id, name, flow_name, told, slots, above, number))
+        put((EVENT, FlowStarted(self._began, self._id, name, flow_name, told, slots, above, number)))
 
     def tell_finished(self, state: str, message: str | None) -> None:
         """Tell that the run is over; only the first time counts."""
@@ -69,7 +71,7 @@ class FlowStory:
         if put is not None:
             now = time.time()
             line = (message or "").partition("\n")[0]
-            put(FlowFinished(now, self._id, state, now - self._began, line))
+            put((EVENT, FlowFinished(now, self._id, state, now - self._began, line)))
 
     def end(self) -> None:
         """Return when everything that happened has been told, if nothing is around this run that goes on.

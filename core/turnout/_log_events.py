@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from ._context import current_scope
-from ._event_stream import STREAM
+from ._event_stream import EVENT, STREAM
 from ._places import host_and_process
 from .events import LogRecord
 
@@ -47,7 +47,7 @@ def _tell(record: logging.LogRecord) -> None:
             number = -1 - number
     host, pid = host_and_process()
     told = LogRecord(record.created, record.levelname, record.name, record.getMessage(), flow, number, f"{host}:{pid}")
-    put(told)
+    put((EVENT, told))
 
 
 def note_logs(on: bool) -> None:

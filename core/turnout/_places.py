@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 import os
-from typing import Final, NamedTuple
+import threading
+from typing import Final, TypeAlias
 
 from . import _forks
+from ._locks import free_in_forks
 
-__all__ = ["Place", "give_place", "host_and_process", "take_place"]
+__all__ = ["NOWHERE", "Place", "give_place", "host_and_process", "take_place"]
 
 
-class Place(NamedTuple):
-    """Where a body runs."""
+Place: TypeAlias = tuple[str, str, int, int]
+"""A worker, as its host and process, such as ``"node7:4242"``; the host; the process; and the slot, which is the lowest
+number that nothing else in the process had when it began, from 0."""
 
-    worker: str
-    """Host and process, such as ``"node7:4242"``."""
-    host: str
-    pid: int
-    slot: int
-    """The lowest number that nothing else in the process had when it began, from 0."""
+NOWHERE: Final[Place] = ("", "", 0, 0)
+"""Stands for a place that nobody knows."""
 
 
 def host_and_process() -> tuple[str, int]:
@@ -28,36 +26,36 @@ def host_and_process() -> tuple[str, int]:
     return os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", ""), os.getpid()
 
 
-class _Places:
-    """The places of this process. Operations on lists and counters are atomic, so there is no lock."""
-
-    def __init__(self) -> None:
-        self.begin()
-
-    def begin(self) -> None:
-        self.free: list[int] = []
-        self.all: dict[int, Place] = {}
-        self.numbers = itertools.count()
-
-    def take(self) -> Place:
-        try:
-            return self.all[heapq.heappop(self.free)]
-        except IndexError:
-            host, pid = host_and_process()
-            slot = next(self.numbers)
-            place = self.all[slot] = Place(f"{host}:{pid}", host, pid, slot)
-            return place
+_making: Final = free_in_forks(threading.Lock())
+# Operations on lists and counters are atomic, so there is no lock.
+_free: Final[list[int]] = []
+_all: Final[list[Place]] = []
 
 
-_PLACES: Final = _Places()
-_forks.call_in_child(_PLACES.begin)
+def _begin() -> None:
+    _free.clear()
+    _all.clear()
+
+
+_forks.call_in_child(_begin)
 
 
 def take_place() -> Place:
     """Return a place in this process that nobody has, until it is given back."""
-    return _PLACES.take()
+    try:
+        return _all[heapq.heappop(_free)]
+    except IndexError:
+        return _new_place()
 
 
 def give_place(place: Place) -> None:
     """Give a place back."""
-    heapq.heappush(_PLACES.free, place.slot)
+    heapq.heappush(_free, place[3])
+
+
+def _new_place() -> Place:
+    host, pid = host_and_process()
+    with _making:
+        place = (f"{host}:{pid}", host, pid, len(_all))
+        _all.append(place)
+    return place

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ._context import RunContext, Scope, seed_of
+from ._event_rows import Events
+from ._event_stream import drained
 from ._failures import encode, without_own_frames
 from ._shipment import FlowInfo, Job, Kind, Shipment, this_process
 from ._stop import Stop, send
@@ -167,24 +168,24 @@ class Forwarded:
     def __init__(self, runs: BatchUnderWay, index: int) -> None:
         self._runs = runs
         self._index = index
-        self._events: deque[Any] = deque()
+        self._rows: list[Any] = []
         # Makes taking what is there and sending it one step, so that it goes in order.
         self._sending = threading.RLock()
         self._due = time.time() + _EVENTS_SECONDS
-        self.put: Callable[[Any], object] | None = None if runs.shipment.numbers is None else self._put
+        self.put: Callable[[Sequence[Any]], object] | None = None if runs.shipment.numbers is None else self._put
 
-    def _put(self, event: Any) -> None:
-        self._events.append(event)
-        if event.time >= self._due:
+    def _put(self, row: Sequence[Any]) -> None:
+        self._rows.extend(row)
+        if time.time() >= self._due:
             self.send()
 
     def send(self) -> None:
         """Send what there is."""
         with self._sending:
             self._due = time.time() + _EVENTS_SECONDS
-            events = [self._events.popleft() for _ in range(len(self._events))]
-            if events:
-                message = ("events", this_process(), events)
+            rows = drained(self._rows)
+            if rows:
+                message = ("events", this_process(), list(Events(rows)))
                 self._runs.emit([Outcome(self._index, OutcomeKind.RECORD, message)])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence, Set
 from typing import Final
@@ -66,7 +67,7 @@ class WindowDispatcher(FlightDispatcher):
         """Put a call into the queue; return False if it goes another way."""
         if call.dependencies is not None and self._was_sent(call):
             return False
-        if call.engine.events.put is not None:
+        if call.engine.events.put is not None and not call.is_known_ready:
             tell_ready(call)
         dangerous = call.trouble is not None and call.trouble.dangerous
         if call.task.is_async and self.capabilities.in_process:
@@ -437,7 +438,7 @@ class WindowDispatcher(FlightDispatcher):
         assert early.batch is not None, "it was packed"
         with delivering():
             for outcome in early.news:
-                self._take_in(early.batch, outcome)
+                self._take_in(early.batch, outcome, time.time())
 
     def _run_here(self, batch: Batch) -> Sequence[Batch]:
         """Execute a call in a thread of the runner."""
