@@ -144,11 +144,11 @@ def test_the_rate_of_a_task_counts_from_its_first_call() -> None:
 
 
 def test_in_the_end_the_rate_is_the_mean() -> None:
-    progress = progress_of(submitted(load=100))
+    progress = progress_of(submitted(load=150))
     steady(progress, range(1, 51))
-    progress.take(ended(load=50), {}, 60.0)
+    progress.take(ended(load=100), {}, 60.0)
     progress.end("Completed")
-    assert progress.counts(100.0).rate == pytest.approx(1.0)
+    assert progress.counts(100.0).rate == pytest.approx(1.5)
 
 
 def test_time_left_is_what_is_to_be_done_at_the_pace_of_late() -> None:

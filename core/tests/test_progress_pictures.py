@@ -79,7 +79,11 @@ def test_where_it_is_narrow_the_least_needed_is_left_out() -> None:
 
 @pytest.mark.parametrize("height", range(1, 40))
 def test_a_picture_is_lower_than_the_terminal(height: int) -> None:
-    assert len(plain(many(50), 80, height)) <= max(height - 1, 1)
+    lines = plain(many(50), 80, height)
+    assert len(lines) <= max(height - 1, 1)
+    if height >= 5:
+        assert "more" in lines[-2]
+        assert "slots in use" in lines[-1]
 
 
 def test_many_tasks_are_folded() -> None:

@@ -121,6 +121,13 @@ def test_an_outer_call_may_end_before_an_inner_one_begins(told: Told) -> None:
     assert told.parent_of("inner") == "outer"
 
 
+def test_a_call_that_is_submitted_when_the_one_around_it_is_over_is_within_the_flow(told: Told) -> None:
+    with told.flow():
+        told.tell(created(0, "outer"), started(0), finished(0, "outer", "Cancelled"))
+        told.tell(created(1, "inner", parent=0), finished(1, "inner", "Cancelled", attempt=0))
+    assert told.parent_of("inner") == "main"
+
+
 def test_a_call_that_never_began_is_a_point_in_time(told: Told) -> None:
     with told.flow():
         told.tell(created(0, "late"), finished(0, "late", "UpstreamFailed", attempt=0, message="it has no result"))

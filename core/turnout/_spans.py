@@ -24,23 +24,17 @@ _ERRORS: Final = ("Failed", "TimedOut", "UpstreamFailed", "Crashed")
 
 
 class _Run:
-    """A flow run or a call, as long as it, or something within it, is under way."""
+    """A flow run or a call that is under way."""
 
-    __slots__ = ("inner", "is_begun", "is_over", "key", "name", "parent", "span", "waiting")
+    __slots__ = ("is_begun", "name", "parent", "span", "waiting")
 
-    def __init__(self, key: str | int, name: str, parent: _Run | None) -> None:
-        self.key = key
+    def __init__(self, name: str, parent: _Run | None) -> None:
         self.name = name
         self.parent = parent
         self.span: Any = None
         self.is_begun = False
-        self.is_over = False
-        # How many runs within this one are under way.
-        self.inner = 0
         # What is to be done when the span is there.
         self.waiting: list[Callable[[], None]] = []
-        if parent is not None:
-            parent.inner += 1
 
     def when_there(self, action: Callable[[], None]) -> None:
         """Do something when the span is there. The news that a call of another process began may be late."""
@@ -77,7 +71,7 @@ class Spans:
         """Begin the span of a flow that no other one called, as the current span of this thread."""
         from opentelemetry import context, trace
 
-        run = self._runs[id] = _Run(id, flow_name, None)
+        run = self._runs[id] = _Run(flow_name, None)
         run.is_begun = True
         self._open(run, time.time(), context.get_current())
         with trace.use_span(run.span, record_exception=False, set_status_on_exception=False):
@@ -94,7 +88,7 @@ class Spans:
         run = self._runs.get(event.flow)
         if run is None:
             parent = self._around(event.parent_call, event.parent_flow)
-            run = self._runs[event.flow] = _Run(event.flow, event.flow_name, parent)
+            run = self._runs[event.flow] = _Run(event.flow_name, parent)
             self._begin(run, event.time)
         attributes = {
             "turnout.flow.name": event.flow_name,
@@ -105,12 +99,12 @@ class Spans:
         run.when_there(lambda: run.span.set_attributes(attributes))
 
     def _flow_finished(self, event: FlowFinished) -> None:
-        run = self._runs.get(event.flow)
+        run = self._runs.pop(event.flow, None)
         if run is not None:
-            self._end(run, event, {"turnout.state": event.state})
+            run.when_there(lambda: _end(run.span, event, {"turnout.state": event.state}))
 
     def _created(self, event: CallCreated) -> None:
-        run = self._runs[event.call] = _Run(event.call, event.task, self._around(event.parent, event.flow))
+        run = self._runs[event.call] = _Run(event.task, self._around(event.parent, event.flow))
         run.when_there(lambda: run.span.set_attribute("turnout.runner", event.runner))
 
     def _started(self, event: CallStarted) -> None:
@@ -131,10 +125,10 @@ class Spans:
             run.when_there(lambda: run.span.add_event("retry", attributes, _nanoseconds(event.time)))
 
     def _finished(self, event: CallFinished) -> None:
-        run = self._runs.get(event.call)
+        run = self._runs.pop(event.call, None)
         if run is None:
             # It was submitted before anybody listened.
-            run = self._runs[event.call] = _Run(event.call, event.task, self._runs.get(event.flow))
+            run = _Run(event.task, self._runs.get(event.flow))
         self._begin(run, event.time - event.seconds)
         attributes = {
             "turnout.task.name": event.task,
@@ -151,11 +145,13 @@ class Spans:
             "process.pid": event.pid,
         }
         # What is not known, such as the worker of a call that never began, is left out.
-        self._end(run, event, {name: value for name, value in attributes.items() if value not in ("", None)})
+        known = {name: value for name, value in attributes.items() if value not in ("", None)}
+        run.when_there(lambda: _end(run.span, event, known))
 
     def _around(self, call: int | None, flow: str | None) -> _Run | None:
-        """Return what a run is within: a call, or else a flow."""
-        return self._runs.get(call if call is not None else flow or "")
+        """Return what a run is within: a call, or else a flow. What is submitted late has outlived its call."""
+        around = None if call is None else self._runs.get(call)
+        return self._runs.get(flow or "") if around is None else around
 
     def _begin(self, run: _Run, when: float) -> None:
         """Open the span of a run when that is open which is around it; do nothing the second time."""
@@ -173,16 +169,6 @@ class Spans:
         waiting, run.waiting = run.waiting, []
         for action in waiting:
             action()
-
-    def _end(self, run: _Run, event: FlowFinished | CallFinished, attributes: dict[str, Any]) -> None:
-        run.when_there(lambda: _end(run.span, event, attributes))
-        run.is_over = True
-        one: _Run | None = run
-        while one is not None and one.is_over and not one.inner:
-            self._runs.pop(one.key, None)
-            one = one.parent
-            if one is not None:
-                one.inner -= 1
 
 
 def _nanoseconds(seconds: float) -> int:

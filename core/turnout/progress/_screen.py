@@ -159,7 +159,7 @@ def _last_of(line: str, width: int) -> str:
     """Return what can be seen of a line that was begun, such as a bar of somebody else's, so that it is not broken."""
     from rich.text import Text
 
-    text = Text.from_ansi(line.rstrip("\r").rpartition("\r")[2])
+    text = Text.from_ansi(line.rstrip("\r"))
     text.truncate(max(width - 1, 1))
     return text.plain
 
