@@ -170,8 +170,9 @@ def picture(text: str, flow: str = "harbour") -> list[str]:
 @pytest.mark.parametrize("word", WORDS)
 def test_what_is_printed_and_logged_stands_above_the_picture(here: Path, word: str) -> None:
     with turnout_run(here, "harbour", "--runner", word) as seen:
-        seen.wait_for(lambda text: re.search(r"  load  .* [3-9]/\d+ ", text) and "loaded 2" in text)
-        assert "running" in seen.text
+        seen.wait_for(
+            lambda text: "running" in text and re.search(r"  load .* [3-9]/\d+ ", text) and "loaded 2" in text
+        )
         above, _, below = seen.text.partition("harbour  ")
         assert above.count("loaded") >= 3
         assert "WARNING | a storm" in above

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 from . import _forks
 from ._locks import free_in_forks
 
-__all__ = ["NOWHERE", "Place", "give_place", "host_and_process", "take_place"]
+__all__ = ["NOWHERE", "Place", "give_place", "here", "host_and_process", "take_place"]
 
 
 Place: TypeAlias = tuple[str, str, int, int]
@@ -53,9 +53,14 @@ def give_place(place: Place) -> None:
     heapq.heappush(_free, place[3])
 
 
-def _new_place() -> Place:
+def here(slot: int = 0) -> Place:
+    """Return a place in this process that somebody may have."""
     host, pid = host_and_process()
+    return f"{host}:{pid}", host, pid, slot
+
+
+def _new_place() -> Place:
     with _making:
-        place = (f"{host}:{pid}", host, pid, len(_all))
+        place = here(len(_all))
         _all.append(place)
     return place
