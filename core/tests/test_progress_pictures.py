@@ -173,7 +173,7 @@ def test_a_card_folds_many_tasks() -> None:
 
 
 def test_a_card_tells_the_end() -> None:
-    assert "Failed after 83 s: ValueError: no<" in html_of(ENDED)
+    assert "Failed after 83 s: ValueError: no · 400 calls · 33/s<" in html_of(ENDED)
 
 
 def test_a_line_tells_everything() -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 from .._html import PALE, TABLE, colour_of, first_line, framed
 from ._counts import Counts, TaskCounts, added
 from ._folds import folded
-from ._words import ending, number, pace, tail
+from ._words import ending, number, pace, sums, tail
 
 __all__ = ["NotebookView", "html_of", "is_notebook"]
 
@@ -73,7 +73,8 @@ def html_of(counts: Counts) -> str:
     if rest:
         shown.append(added(f"and {len(rest)} more", rest))
     rows = "".join(map(_row, shown))
-    about = ending(counts._replace(message=first_line(counts.message))) if counts.state else " · ".join(pace(counts))
+    end = ending(counts._replace(message=first_line(counts.message)))
+    about = " · ".join([end, *sums(counts)] if counts.state else pace(counts))
     body = f'<table style="{TABLE}">{rows}</table><div style="{PALE}">{html.escape(about)}</div>'
     return framed("Flow", counts.flow or "calls", body, state=counts.state.upper() or "RUNNING")
 
@@ -87,7 +88,7 @@ def _row(task: TaskCounts) -> str:
 def _bar(task: TaskCounts) -> str:
     shares = {name: 100 * getattr(task, name) / max(task.total, 1) for name in _PARTS}
     parts = (
-        f'<div style="flex:0 0 {share:.4g}%;background:{colour_of(_PARTS[name])}"></div>'
+        f'<div style="flex:0 0 {share:.4g}%;min-width:3px;background:{colour_of(_PARTS[name])}"></div>'
         for name, share in shares.items()
         if share
     )

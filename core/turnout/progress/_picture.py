@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from ._counts import Counts, TaskCounts, added
 from ._folds import folded
-from ._words import ending, number, pace, rate
+from ._words import ending, number, pace, rate, sums
 
 __all__ = ["Painter"]
 
@@ -131,11 +131,9 @@ def _head(counts: Counts) -> Line:
     if not counts.state:
         return [(name, "bold"), ("  " + _printable(counts.runner), "dim")]
     mark = ("✓ ", "green") if counts.state == "Completed" else ("✗ ", "red")
-    every = counts.all
-    amount = f" · {number(every.done)} call{'s' * (every.done != 1)}" if every.done else ""
-    speed = f" · {rate(counts.rate)}" if counts.rate else ""
     # What went wrong may be long, and is told elsewhere as well.
-    return [mark, (name, "bold"), (" " + ending(counts._replace(message="")), "none"), (amount + speed, "dim")]
+    how = " " + ending(counts._replace(message=""))
+    return [mark, (name, "bold"), (how, "none"), ("".join(f" · {each}" for each in sums(counts)), "dim")]
 
 
 class _Table:

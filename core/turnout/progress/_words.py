@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ._counts import Counts, TaskCounts
 
-__all__ = ["clock", "ending", "number", "pace", "rate", "tail", "told"]
+__all__ = ["clock", "ending", "number", "pace", "rate", "sums", "tail", "told"]
 
 
 def number(count: int) -> str:
@@ -80,6 +80,19 @@ def ending(counts: Counts) -> str:
     how = "in" if counts.state == "Completed" else "after"
     line = counts.message.strip().partition("\n")[0]
     return f"{counts.state or 'Not over'} {how} {seconds}" + (f": {line}" if line else "")
+
+
+def sums(counts: Counts) -> list[str]:
+    """Return how many calls there were, and how many in a second, as far as there were any.
+
+    Examples
+    --------
+    >>> sums(Counts("census", "", (TaskCounts("load", 10, 10),), 5.0, rate=2.0, state="Completed"))
+    ['10 calls', '2/s']
+    """
+    done = counts.all.done
+    calls = [f"{number(done)} call{'s' * (done != 1)}"] if done else []
+    return calls + ([rate(counts.rate)] if counts.rate else [])
 
 
 def tail(task: TaskCounts) -> list[str]:
