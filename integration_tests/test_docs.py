@@ -279,7 +279,12 @@ def test_tables_hold_all_options(page: str, head: str) -> None:
 
 @pytest.mark.parametrize("command", ["run", "graph", "runners", "doctor", "conform"])
 def test_tables_hold_all_options_of_a_command(command: str) -> None:
-    options = {name for one in commands.commands[command].params for name in one.opts if name.startswith("-")}
+    options = {
+        name
+        for one in commands.commands[command].params
+        for name in (*one.opts, *one.secondary_opts)
+        if name.startswith("-")
+    }
     assert {name.split()[0] for name in table("command-line.md", f"option of `turnout {command}`")} == options
 
 

@@ -37,6 +37,10 @@ FLOORS: Final = (
     "_places",
     "events",
     "_event_rows",
+    "_onlookers",
+    "_tally",
+    "progress",
+    "_spans",
     "_resources",
     "_machine",
     "_sockets",
@@ -56,6 +60,7 @@ FLOORS: Final = (
     "registry",
     # What a call is, and what waits for it.
     "_context",
+    "otel",
     "_prints",
     "_forwarding",
     "_waiting",
@@ -133,9 +138,10 @@ STAIRS: Final = {("runner", "_session"), ("_remote_scope", "_nested")}
 CORE_LIBRARIES: Final = {
     "": {"cloudpickle"},
     "cli": {"click", "cloudpickle", "rich"},
+    "progress": {"rich"},
     "testing": {"cloudpickle", "pytest"},
 }
-CORE_OPTIONAL: Final = {"": {"pydantic"}, "testing": {"numpy"}}
+CORE_OPTIONAL: Final = {"": {"opentelemetry", "pydantic"}, "progress": {"IPython"}, "testing": {"numpy"}}
 RUNNER_LIBRARIES: Final = {"dask": {"cloudpickle", "dask", "distributed"}, "ray": {"ray"}}
 
 # Those with workers of their own pack values and failures by themselves.
@@ -266,8 +272,8 @@ def test_there_is_source_to_look_at() -> None:
 
 def is_allowed(found: Import) -> bool:
     here = area(found, CORE / "turnout")
-    late = CORE_OPTIONAL.get(here, set()) if found.when == "late" else set()
-    return found.top in {"turnout", *sys.stdlib_module_names, *CORE_LIBRARIES.get(here, ()), *late}
+    optional = CORE_OPTIONAL.get(here, set()) if found.when != "always" else set()
+    return found.top in {"turnout", *sys.stdlib_module_names, *CORE_LIBRARIES.get(here, ()), *optional}
 
 
 def test_core_imports_the_standard_library_and_cloudpickle_only() -> None:
@@ -330,12 +336,25 @@ def test_every_stair_is_needed() -> None:
     [
         "import turnout",
         "import turnout.registry; turnout.registry.known()",
+        "import turnout.otel, turnout.progress; turnout.progress.can_be_live()",
         "from turnout_runners.thread import ThreadPoolTaskRunner",
         "from turnout_runners.process import ProcessPoolTaskRunner",
     ],
 )
 def test_import_is_light(statement: str) -> None:
-    heavy = {"click", "rich", "pytest", "pydantic", "numpy", "dask", "distributed", "ray", "loky"}
+    heavy = {
+        "click",
+        "rich",
+        "IPython",
+        "opentelemetry",
+        "pytest",
+        "pydantic",
+        "numpy",
+        "dask",
+        "distributed",
+        "ray",
+        "loky",
+    }
     script = f"import sys; {statement}; print(*sorted({heavy!r} & set(sys.modules)))"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
     assert ended.stdout.split() == []

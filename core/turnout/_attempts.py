@@ -96,6 +96,8 @@ def execute(call: Call, place: Place | None = None) -> Sequence[Call]:
         if listeners is not None or engine.logs or call.task.has_hooks or call.trouble is not None:
             engine.finished(call, COMPLETED, listeners)
         else:
+            if engine.tally.completed is not None:
+                engine.tally.completed(call.task)
             if engine.events.put is not None:
                 tell_finished(call, COMPLETED)
             call.args = ()
@@ -216,6 +218,8 @@ def crashed(call: Call, attempt: int, cause: str) -> Sequence[Call]:
         if again:
             call.future._type = RETRYING
             call.future._time = time.time()
+            if call.engine.tally.retried is not None:
+                call.engine.tally.retried(call.task)
             if call.engine.events.put is not None:
                 tell_retrying(call, attempt, StateType.CRASHED, 0.0, cause)
     if again:
@@ -255,6 +259,8 @@ def _will_retry(call: Call, attempt: int, error: Exception, type_: StateType) ->
         trouble.stop = None
         call.future._type = RETRYING
         call.future._time = time.time()
+        if call.engine.tally.retried is not None:
+            call.engine.tally.retried(task)
         if call.engine.events.put is not None:
             tell_retrying(call, attempt, type_, delay, (state.message or "").partition("\n")[0])
     if trouble.timer is not None:

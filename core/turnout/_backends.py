@@ -198,6 +198,10 @@ class Backends:
             self._dispatchers.append((runner, dispatcher))
             return dispatcher
 
+    def slots(self) -> int:
+        """Return how many calls all of them together can run at once, now."""
+        return sum(dispatcher.runner.slots() for _, dispatcher in [*self._dispatchers] if dispatcher.runner is not None)
+
     def close(self) -> None:
         """Let go of all of them. After Ctrl-C that must not take long."""
         with self._lock:

@@ -31,6 +31,7 @@ from ._scopes import FlowScope, calls_around, next_index
 from ._signals import INTERRUPTS, stop_inner
 from ._state import State, StateType
 from ._stopping import stop_body
+from ._tally import TALLY
 from ._telling import tell_created, tell_finished, tell_ready
 from ._waiting import LOCK, Away, is_delivering, wait_for_gate
 from .errors import MissingContextError
@@ -132,6 +133,8 @@ class Engine:
         self.in_worker = in_worker
         # Where it tells what happens. In a worker that leads to the driver.
         self.events: Outlet = STREAM
+        # What counts its calls.
+        self.tally = TALLY
         self.flow_run = FlowScope(self)
         self.run_id = ""
         # Calls that are not final. Kept in order of submission, so that cancelling goes in order too.
@@ -185,6 +188,8 @@ class Engine:
                 dependencies = find_futures([*args, *kwargs.values()])
         if awaited is not None:
             dependencies = {**awaited, **(dependencies or {})}
+        if self.tally.submitted is not None:
+            self.tally.submitted(task)
         if self.events.put is not None:
             tell_created(call, dependencies)
         self.open[call] = None
@@ -307,6 +312,8 @@ class Engine:
         call = self._new_call(scope, task, args, kwargs, self.backends.here)
         self.open[call] = None
         call.dependencies = find_futures([*args, *kwargs.values()])
+        if self.tally.submitted is not None:
+            self.tally.submitted(task)
         if self.events.put is not None:
             tell_created(call, call.dependencies)
         if self.cancelling:
@@ -500,6 +507,7 @@ class Engine:
         """Take no more calls."""
         self.closed = True
         self._dispatcher = None
+        self.tally.engines.pop(self, None)
 
     # The end of a call
 
@@ -517,6 +525,8 @@ class Engine:
         trouble = call.trouble
         if trouble is not None and trouble.timer is not None:
             trouble.timer()
+        if self.tally.ended is not None:
+            self.tally.ended((call.task, type_))
         if self.events.put is not None:
             tell_finished(call, type_)
         if type_ in FAILURES:

@@ -26,6 +26,7 @@ from ._serialization import Parcel, explain_load
 from ._shared import SharedArguments
 from ._state import StateType
 from ._stopping import body_ended
+from ._tally import Steps
 from ._telling import tell_retrying
 from ._trips import tell_loss, tell_news, tell_news_of, tell_record, tell_returned
 from ._waiting import LOCK, delivering, logged
@@ -180,6 +181,8 @@ class FlightDispatcher(Dispatcher):
                 tell_news_of(batch, call, call.attempt, outcome, now)
             engine.finished(call, COMPLETED, listeners)
         else:
+            if engine.tally.completed is not None:
+                engine.tally.completed(call.task)
             if engine.events.put is not None:
                 tell_returned(batch, call, outcome, now)
             engine.let_go(call)
@@ -195,6 +198,9 @@ class FlightDispatcher(Dispatcher):
     def _take_in(self, batch: Batch, outcome: Outcome, now: float) -> None:
         call = batch.calls[outcome.index]
         if outcome.kind is OutcomeKind.RECORD:
+            if outcome.data[0] == "steps":
+                call.engine.tally.add(Steps(*outcome.data[1]))
+                return
             if not (isinstance(batch, PackedBatch) and tell_record(batch, call, outcome.data)):
                 receive(outcome.data)
             return

@@ -19,6 +19,7 @@ from ._ending import run_hooks
 from ._engine import Engine
 from ._flow_story import FlowStory
 from ._future import TaskFuture, summary
+from ._onlookers import beginning
 from ._prints import prints_logged
 from ._scopes import FlowScope, next_index
 from ._signals import INTERRUPTS, calls_flow, sleep, wait_for
@@ -51,6 +52,7 @@ class FlowRun:
         self.attempt = 0
         self._thread = threading.get_ident()
         self._current: Engine | None = None
+        self.state: State | None = None
         self._parent = current_scope.get()
         self._backends = Backends() if self._parent is None else self._parent.engine.backends
         self._story = FlowStory(self.id, self._parent)
@@ -66,7 +68,7 @@ class FlowRun:
 
     def run(self, body: Callable[[], Any]) -> State:
         """Run the body until it succeeds or is not to be tried again; return the final state."""
-        with INTERRUPTS.handled(self._end_from_outside):
+        with INTERRUPTS.handled(self._end_from_outside), self._looked_on():
             self._say_running()
             try:
                 while True:
@@ -106,7 +108,7 @@ class FlowRun:
         """Run an async body as ``run`` does, on the running loop, which is never blocked."""
         import asyncio
 
-        with INTERRUPTS.handled(self._end_from_outside):
+        with INTERRUPTS.handled(self._end_from_outside), self._looked_on():
             self._say_running()
             try:
                 while True:
@@ -188,7 +190,7 @@ class FlowRun:
 
     @contextlib.contextmanager
     def _walking(self) -> Iterator[Engine]:
-        with INTERRUPTS.handled(self._end_from_outside):
+        with INTERRUPTS.handled(self._end_from_outside), self._looked_on(is_own=False):
             self._say_running()
             self.attempt += 1
             engine = self._engine()
@@ -206,6 +208,23 @@ class FlowRun:
                 self._story.end()
 
     # What all of them share
+
+    @property
+    def runner_told(self) -> str:
+        """Its runner as it is told; empty if it isn't there, which the flow will find out."""
+        try:
+            chosen = engine_for(self._backends, self._parent, self.flow.chosen_runner, self.flow.task_runner).runner
+        except Exception:
+            return ""
+        return "" if chosen is None else repr(chosen)
+
+    @property
+    def backends(self) -> Backends:
+        """The started runners that it shares with the flows inside of it."""
+        return self._backends
+
+    def _looked_on(self, *, is_own: bool = True) -> contextlib.AbstractContextManager[object]:
+        return beginning(self, is_own=is_own) if self._parent is None else contextlib.nullcontext()
 
     def _engine(self) -> Engine:
         engine = self._new_engine()
@@ -225,6 +244,10 @@ class FlowRun:
         if self.attempt == 1 and not engine.is_dry:
             self._story.begin(self.name, self.flow.name, engine)
         self._current = engine
+        if self._parent is not None:
+            engine.tally = self._parent.engine.tally
+        if not engine.is_dry:
+            engine.tally.engines[engine] = None
         return engine
 
     def _new_engine(self) -> Engine:
@@ -281,6 +304,7 @@ class FlowRun:
             )
 
     def _ended(self, state: State) -> State:
+        self.state = state
         level = logging.INFO if state.is_completed() else logging.ERROR
         with self._speaking():
             FLOW_RUNS.log(level, "Flow run %r - Finished in state %r", self.name, state, extra=self._ids())

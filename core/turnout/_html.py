@@ -11,7 +11,7 @@ import reprlib
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-__all__ = ["Row", "card", "first_line", "short"]
+__all__ = ["PALE", "TABLE", "Row", "card", "colour_of", "first_line", "framed", "short"]
 
 # In characters; a card is to be small.
 _LONGEST: Final = 120
@@ -31,9 +31,9 @@ _CARD: Final = (
     "display:inline-block;max-width:60em;border:1px solid rgba(128,128,128,.4);border-radius:6px;"
     "padding:.4em .8em;line-height:1.5;text-align:left"
 )
-_TABLE: Final = "border-collapse:collapse;border:none;margin:0;font-size:inherit;color:inherit"
+TABLE: Final = "border-collapse:collapse;border:none;margin:0;font-size:inherit;color:inherit"
 _CELL: Final = "border:none;padding:0 1em 0 0;text-align:left;vertical-align:top;background:none"
-_PALE: Final = "opacity:.7"
+PALE: Final = "opacity:.7"
 _VALUE: Final = "font-family:monospace;overflow-wrap:anywhere"
 
 
@@ -65,10 +65,27 @@ def card(kind: str, name: str, rows: Iterable[Row] = (), *, state: str | None = 
     >>> print(card("Task", "a<b"))
     <div style="..."><span style="opacity:.7">Task</span> <b>a&lt;b</b></div>
     """
-    head = f'{_dot(state)}<span style="{_PALE}">{html.escape(kind)}</span> <b>{html.escape(name)}</b>'
     lines = "".join(map(_line, filter(_has_value, rows)))
-    table = f'<table style="{_TABLE}">{lines}</table>' if lines else ""
-    return f'<div style="{_CARD}">{head}{table}</div>'
+    return framed(kind, name, f'<table style="{TABLE}">{lines}</table>' if lines else "", state=state)
+
+
+def framed(kind: str, name: str, body: str, *, state: str | None = None) -> str:
+    """Return a card with HTML of the caller's below its head.
+
+    Parameters
+    ----------
+    kind, name, state
+        As for :func:`card`.
+    body
+        HTML, which is not escaped.
+
+    Examples
+    --------
+    >>> print(framed("Progress", "a<b", "<i>half</i>"))
+    <div style="..."><span style="opacity:.7">Progress</span> <b>a&lt;b</b><i>half</i></div>
+    """
+    head = f'{_dot(state)}<span style="{PALE}">{html.escape(kind)}</span> <b>{html.escape(name)}</b>'
+    return f'<div style="{_CARD}">{head}{body}</div>'
 
 
 def _has_value(row: Row) -> bool:
@@ -76,13 +93,18 @@ def _has_value(row: Row) -> bool:
 
 
 def _line(row: Row) -> str:
-    name = f'{_dot(row.state)}<span style="{_PALE}">{html.escape(row.name)}</span>'
+    name = f'{_dot(row.state)}<span style="{PALE}">{html.escape(row.name)}</span>'
     value = f'<span style="{_VALUE}">{html.escape(row.value)}</span>'
     return f'<tr style="background:none"><td style="{_CELL}">{name}</td><td style="{_CELL}">{value}</td></tr>'
 
 
 def _dot(state: str | None) -> str:
-    return "" if state is None else f'<span style="color:{_COLOURS.get(state, _RED)}">●</span> '
+    return "" if state is None else f'<span style="color:{colour_of(state)}">●</span> '
+
+
+def colour_of(state: str) -> str:
+    """Return the colour for a state, by the name of its type."""
+    return _COLOURS.get(state, _RED)
 
 
 def short(value: object) -> str:

@@ -160,6 +160,7 @@ def pack(
             packed.append(call)
     if not packed:
         return None
+    packing.is_counted = packed[0].engine.tally.submitted is not None
     if packed[0].engine.events.put is not None:
         packing.numbers = tuple([call.seq for call in packed])
     batch = PackedBatch(packed, packing.body(patience), packing.functions, arguments.upstream)
@@ -191,6 +192,7 @@ class _Packing:
         self._kind_of: dict[tuple[int, int, int, frozenset[str]], int] = {}
         self._flows: dict[int, tuple[int, FlowInfo]] = {}
         self.numbers: tuple[int, ...] | None = None
+        self.is_counted = False
 
     def add(self, call: Call, index: int) -> None:
         """Add a call as the one with this index.
@@ -230,6 +232,7 @@ class _Packing:
             shared,
             self._arguments.keys,
             self.numbers,
+            self.is_counted,
         )
         # No need for cloudpickle: what is not plain is packed already.
         buffers: list[pickle.PickleBuffer] = []

@@ -14,6 +14,7 @@ from ._event_stream import drained
 from ._failures import encode, without_own_frames
 from ._shipment import FlowInfo, Job, Kind, Shipment, this_process
 from ._stop import Stop, send
+from ._tally import Tally
 from .errors import SerializationError
 from .runner import Outcome, OutcomeKind
 
@@ -75,6 +76,10 @@ class RemoteScope:
 
             self._engine = nested_engine(self.flow, self.runs.nested)
             self._engine.events = self._outlet = Forwarded(self.runs, self.index)
+            # Not that of this process, which may be the driver's.
+            self._engine.tally = Tally()
+            if self.runs.shipment.is_counted:
+                self._engine.tally.begin()
         return self._engine
 
     @property
@@ -134,6 +139,8 @@ class RemoteScope:
         engine.join()
         if self._outlet is not None:
             self._outlet.send()
+        if self.runs.shipment.is_counted:
+            self.runs.emit([Outcome(self.index, OutcomeKind.RECORD, ("steps", tuple(engine.tally.steps())))])
         unlooked = tuple(encoded(error, self.name) for error in engine.unlooked())
         engine.close()
         engine.backends.close()

@@ -92,6 +92,8 @@ class Shipment(NamedTuple):
     """By what those go, if they may be kept for further calls."""
     numbers: tuple[int, ...] | None = None
     """What the calls go by in events; None if nobody listens."""
+    is_counted: bool = False
+    """Whether somebody wants to know how many calls they submit."""
 
 
 # A fork has its parent's token and another id; another host may have the same id, with another token.

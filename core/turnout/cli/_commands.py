@@ -65,8 +65,15 @@ def commands(context: click.Context) -> None:
     show_default=True,
     help=f"The least that is logged: {', '.join(LEVELS)}.",
 )
+@click.option("--progress/--no-progress", default=None, help="Show on stderr how far the flow is; on in a terminal.")
 def run_command(
-    target: str, runner: str | None, parameters: tuple[str, ...], as_json: bool, events: str | None, log_level: str
+    target: str,
+    runner: str | None,
+    parameters: tuple[str, ...],
+    as_json: bool,
+    events: str | None,
+    log_level: str,
+    progress: bool | None,
 ) -> int:
     """Run a flow and print what it returns.
 
@@ -84,7 +91,9 @@ def run_command(
     """  # noqa: D301 - click looks for the character itself
     from ._run import run_flow
 
-    return run_flow(target, runner, parameters, json=as_json, events=events, log_level=log_level)
+    return run_flow(
+        target, runner, parameters, json=as_json, events=events, log_level=log_level, shows_progress=progress
+    )
 
 
 @commands.command("graph")

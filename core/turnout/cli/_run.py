@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
+import os
 import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .. import progress
 from .._backends import Backends
 from .._call_notes import NOTES
 from .._choice import command_line_runner, engine_for
@@ -54,6 +57,7 @@ def run_flow(
     json: bool,
     events: str | None = None,
     log_level: str,
+    shows_progress: bool | None = None,
 ) -> int:
     """Run the flow that ``target`` names, show what became of it, and return the exit status.
 
@@ -72,7 +76,8 @@ def run_flow(
     NOTES.are_wanted = True
     try:
         INTERRUPTS.is_command = True
-        ending = _ended(flow, arguments, runner)
+        with _progress(shows_progress):
+            ending = _ended(flow, arguments, runner)
     except KeyboardInterrupt:
         return 128 + (INTERRUPTS.order or signal.SIGINT)
     finally:
@@ -87,6 +92,14 @@ def run_flow(
     if ending.error is not None:
         _complain(ending, ending.error)
     return 0 if ending.state.is_completed() else 1
+
+
+def _progress(is_wanted: bool | None) -> contextlib.AbstractContextManager[object]:
+    """Show progress if the command asks for it, else if the environment does, else in a terminal."""
+    if is_wanted is not None:
+        os.environ[progress.ENVIRONMENT_VARIABLE] = str(int(is_wanted))
+    shall = progress.wanted()
+    return progress.show() if shall or (shall is None and progress.can_be_live()) else contextlib.nullcontext()
 
 
 def _write_events(path: str | None) -> None:
