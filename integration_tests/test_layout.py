@@ -93,6 +93,7 @@ FLOORS: Final = (
     "_window",
     "_backends",
     # What is drawn.
+    "_units",
     "_graph_records",
     "_folding",
     "_mermaid",
@@ -112,6 +113,7 @@ FLOORS: Final = (
     "_flow",
     "__init__",
     # What stands beside it.
+    "history",
     "testing",
     "cli",
     "__main__",
@@ -127,7 +129,7 @@ CORE_LIBRARIES: Final = {
     "cli": {"click", "cloudpickle", "rich"},
     "testing": {"cloudpickle", "pytest"},
 }
-CORE_OPTIONAL: Final = {"": {"pydantic"}, "testing": {"numpy"}}
+CORE_OPTIONAL: Final = {"": {"pydantic"}, "history": {"bokeh", "jinja2", "networkx", "numpy"}, "testing": {"numpy"}}
 RUNNER_LIBRARIES: Final = {"dask": {"cloudpickle", "dask", "distributed"}, "ray": {"ray"}}
 
 # Those with workers of their own pack values and failures by themselves.
@@ -327,7 +329,7 @@ def test_every_stair_is_needed() -> None:
     ],
 )
 def test_import_is_light(statement: str) -> None:
-    heavy = {"click", "rich", "pytest", "pydantic", "numpy", "dask", "distributed", "ray", "loky"}
+    heavy = {"bokeh", "click", "networkx", "rich", "pytest", "pydantic", "numpy", "dask", "distributed", "ray", "loky"}
     script = f"import sys; {statement}; print(*sorted({heavy!r} & set(sys.modules)))"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
     assert ended.stdout.split() == []

@@ -23,7 +23,7 @@ from ._output import claim_standard_output
 from ._probes import facts, length, noise, noisy, nothing, tell
 from ._report import Late, Report, note_logs, note_warnings
 from ._supervised import PATIENCE, kill_all_of
-from ._units import shown_rate, shown_seconds
+from .._units import shown_rate, shown_seconds
 
 if TYPE_CHECKING:
     from .. import TaskFuture, TaskRunner
