@@ -64,7 +64,17 @@ def commands(context: click.Context) -> None:
     show_default=True,
     help=f"The least that is logged: {', '.join(LEVELS)}.",
 )
-def run_command(target: str, runner: str | None, parameters: tuple[str, ...], as_json: bool, log_level: str) -> int:
+@click.option("--report", metavar="FILE", help="Write a report on the run there, as HTML; needs turnout[report].")
+@click.option("--trace", metavar="FILE", help="Write a trace of the run there, as JSON that Perfetto opens.")
+def run_command(
+    target: str,
+    runner: str | None,
+    parameters: tuple[str, ...],
+    as_json: bool,
+    log_level: str,
+    report: str | None,
+    trace: str | None,
+) -> int:
     """Run a flow and print what it returns.
 
     FILE.py:FLOW names a file and a flow in it; package.module:FLOW does for what is installed. FLOW may be left out
@@ -79,13 +89,15 @@ def run_command(target: str, runner: str | None, parameters: tuple[str, ...], as
       2    the command can't be carried out as typed
       130  interrupted
     """  # noqa: D301 - click looks for the character itself
+    from ._after import kept
     from ._run import run_flow
 
-    return run_flow(target, runner, parameters, json=as_json, log_level=log_level)
+    with kept(report, trace):
+        return run_flow(target, runner, parameters, json=as_json, log_level=log_level)
 
 
 @commands.command("graph")
-@click.argument("target", metavar="FILE.py:FLOW")
+@click.argument("target", metavar="FILE.py:FLOW|EVENTS.jsonl")
 @click.option("-p", "--parameter", "parameters", metavar="NAME=VALUE", multiple=True, help="A parameter of the flow.")
 @click.option("-o", "--output", metavar="FILE", help="Save the graph there: as .mmd, .dot or .svg (needs Graphviz).")
 def graph_command(target: str, parameters: tuple[str, ...], output: str | None) -> int:
@@ -93,10 +105,53 @@ def graph_command(target: str, parameters: tuple[str, ...], output: str | None) 
 
     Runs the flow's body, but no task. Prints the text of a mermaid flowchart. Flow and parameters are given as for
     `turnout run`.
+
+    Given the events of a run, shows what that has submitted, with times and failures, and runs nothing.
     """
     from ._graph import draw_flow
 
     return draw_flow(target, parameters, output)
+
+
+@commands.command("report")
+@click.argument("path", metavar="EVENTS.jsonl")
+@click.option("-o", "--output", metavar="FILE", help="Where to write it; by default EVENTS.html.")
+def report_command(path: str, output: str | None) -> None:
+    """Write a report on a run: one page of HTML that needs no network.
+
+    It has a timeline, the critical path, where the time went, the graph of calls, failures and logs. Prints the name of
+    the file. Needs turnout[report].
+    """
+    from ._after import write_report
+
+    write_report(path, output)
+
+
+@commands.command("trace")
+@click.argument("path", metavar="EVENTS.jsonl")
+@click.option("-o", "--output", metavar="FILE", help="Where to write it; by default EVENTS.trace.json.")
+def trace_command(path: str, output: str | None) -> None:
+    """Write a trace of a run, in the format of Chrome, which https://ui.perfetto.dev opens.
+
+    Prints the name of the file.
+    """
+    from ._after import write_trace
+
+    write_trace(path, output)
+
+
+@commands.command("compare")
+@click.argument("first", metavar="A.jsonl")
+@click.argument("second", metavar="B.jsonl")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def compare_command(first: str, second: str, as_json: bool) -> None:
+    """Show two runs side by side: of a flow on two runners, say.
+
+    In the table of tasks, `A > B` stands for what is not the same. The task that differs most comes first.
+    """
+    from ._after import compare_runs
+
+    compare_runs(first, second, as_json=as_json)
 
 
 @commands.command("runners")

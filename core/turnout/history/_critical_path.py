@@ -1,16 +1,15 @@
 """Why a flow ended when it did: the chain of calls and bodies that led to its end, without gaps.
 
-It is found from the end backwards. A body, of a flow or of a call, goes on when what it waits for is there: that is taken
-to be the last of its calls that ended since it last submitted something. A call begins when it has got to its worker,
-is sent when there is room, and is ready when the last of the calls ended that it needs; else it had to be submitted, by
-the body around it. So a shorter flow needs a shorter piece of this chain.
+It is found from the end backwards. A body, of a flow or of a call, goes on when what it waits for is there: that is
+taken to be the last of its calls that ended since it last submitted something. A call begins when it has got to its
+worker, is sent when there is room, and is ready when the last of the calls ended that it needs; else it had to be
+submitted, by the body around it. So a shorter flow needs a shorter piece of this chain.
 """
 
 from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from ._records import Call, FlowRun, History, PhaseName

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+import statistics
+from typing import Any, Final, NamedTuple
 
 from .._folding import Drawing, Node, folded, lines_of
+from ._bokeh import Drawn, bokeh_models, new_figure
 from ._colours import GREY, STATE_COLOURS, task_colours
 from ._graphs import records_of
 from ._summary import Summary
-from ._timeline import plain
-
-if TYPE_CHECKING:
-    from bokeh.plotting import figure
 
 __all__ = ["graph_figure"]
 
@@ -31,7 +29,7 @@ class _Place(NamedTuple):
     height: float
 
 
-def graph_figure(summary: Summary) -> figure:
+def graph_figure(summary: Summary) -> Drawn:
     """Return the graph of what was submitted and what waited for what.
 
     Parameters
@@ -39,20 +37,19 @@ def graph_figure(summary: Summary) -> figure:
     summary
         What ran.
     """
-    from bokeh.models import Range1d
-    from bokeh.plotting import figure
+    models = bokeh_models()
 
     drawing = folded(*records_of(summary.history))
     texts = [[*lines_of(node), *_box_of(drawing, node)] for node in drawing.nodes]
     places = _places(drawing, texts)
     width = max((place.x + place.width / 2 for place in places), default=0) + _BESIDE
     height = max((place.y + place.height / 2 for place in places), default=0) + _BESIDE
-    graph = figure(
+    graph = new_figure(
         width=round(width),
         height=round(height),
         # As on a screen, so that a unit is a pixel: y grows downwards.
-        x_range=Range1d(0, width),
-        y_range=Range1d(height, 0),
+        x_range=models.Range1d(0, width),
+        y_range=models.Range1d(height, 0),
         min_border=0,
         tools="",
         toolbar_location=None,
@@ -61,7 +58,6 @@ def graph_figure(summary: Summary) -> figure:
     graph.axis.visible = graph.grid.visible = False
     _draw_edges(graph, drawing, places)
     _draw_nodes(graph, drawing, places, texts, summary)
-    plain(graph)
     return graph
 
 
@@ -95,22 +91,19 @@ def _rows(drawing: Drawing) -> list[list[int]]:
 
     Within a row each node is about below the middle of those that it needs, so that few edges cross.
     """
-    import networkx
+    import networkx as nx  # type: ignore[import-untyped]
 
-    graph: Any = networkx.DiGraph()
+    graph: Any = nx.DiGraph()
     graph.add_nodes_from(range(len(drawing.nodes)))
     graph.add_edges_from(_ends(drawing))
-    circles = networkx.condensation(graph)
+    circles = nx.condensation(graph)
     rows: list[list[int]] = []
     place: dict[int, float] = {}
-    for generation in networkx.topological_generations(circles):
+    for generation in nx.topological_generations(circles):
         row = sorted(number for circle in generation for number in circles.nodes[circle]["members"])
-
-        def middle(number: int) -> float:
-            above = [place[source] for source in graph.predecessors(number) if source in place]
-            return sum(above) / len(above) if above else 0.5
-
-        row.sort(key=middle)
+        above = {number: [place[source] for source in graph.predecessors(number) if source in place] for number in row}
+        middles = {number: statistics.fmean(places or [0.5]) for number, places in above.items()}
+        row.sort(key=middles.__getitem__)
         place |= {number: (index + 0.5) / len(row) for index, number in enumerate(row)}
         rows.append(row)
     return rows
@@ -130,8 +123,8 @@ def _ends(drawing: Drawing) -> list[tuple[int, int]]:
 # Drawing
 
 
-def _draw_edges(graph: figure, drawing: Drawing, places: list[_Place]) -> None:
-    from bokeh.models import Arrow, VeeHead
+def _draw_edges(graph: Drawn, drawing: Drawing, places: list[_Place]) -> None:
+    models = bokeh_models()
 
     for edge, (source, target) in zip(drawing.edges, _ends(drawing), strict=True):
         begin, end = places[source], places[target]
@@ -145,10 +138,10 @@ def _draw_edges(graph: figure, drawing: Drawing, places: list[_Place]) -> None:
             continue
         goes_down = end.y > begin.y
         sign = 1 if goes_down else -1
-        head = VeeHead(size=9, fill_color=GREY, line_color=GREY)
+        head = models.VeeHead(size=9, fill_color=GREY, line_color=GREY)
         ends = {"x_start": begin.x, "x_end": end.x}
         ends |= {"y_start": begin.y + sign * begin.height / 2, "y_end": end.y - sign * end.height / 2}
-        graph.add_layout(Arrow(end=head, **ends, **colour))
+        graph.add_layout(models.Arrow(end=head, **ends, **colour))
         if edge.label:
             middle = {"x": (begin.x + end.x) / 2, "y": (ends["y_start"] + ends["y_end"]) / 2}
             graph.text(
@@ -156,10 +149,8 @@ def _draw_edges(graph: figure, drawing: Drawing, places: list[_Place]) -> None:
             )
 
 
-def _draw_nodes(
-    graph: figure, drawing: Drawing, places: list[_Place], texts: list[list[str]], summary: Summary
-) -> None:
-    from bokeh.models import ColumnDataSource
+def _draw_nodes(graph: Drawn, drawing: Drawing, places: list[_Place], texts: list[list[str]], summary: Summary) -> None:
+    models = bokeh_models()
 
     colours = task_colours([task.task for task in summary.tasks])
     columns: dict[str, Any] = {
@@ -171,7 +162,7 @@ def _draw_nodes(
         "fill": [colours.get(node.name, GREY) for node in drawing.nodes],
         "line": [STATE_COLOURS["Failed"] if node.failures else colours.get(node.name, GREY) for node in drawing.nodes],
     }
-    source = ColumnDataSource(columns)
+    source = models.ColumnDataSource(columns)
     graph.rect(
         "x",
         "y",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from ._records import Attempt, Call, History
 
 __all__ = ["Bar", "Lane", "busiest", "lanes_of"]
+
+# When it began, and ended, as a negative number: what is around others comes before them.
+_Span: TypeAlias = tuple[float, float, Call, Attempt]
 
 
 class Bar(NamedTuple):
@@ -32,35 +35,61 @@ class Lane(NamedTuple):
 
 
 def lanes_of(history: History) -> list[Lane]:
-    """Return the lanes in which something ran, those of one worker together, workers in the order of their beginnings."""
-    found: dict[str, dict[int, list[tuple[float, float, Call, Attempt]]]] = {}
+    """Return the lanes in which something ran, those of one worker together, first the worker that began first."""
+    found: dict[str, dict[int, list[_Span]]] = {}
     for call in history.calls:
         for attempt in call.attempts:
             if attempt.started is not None:
                 ended = history.end if attempt.ended is None else attempt.ended
                 slots = found.setdefault(attempt.worker, {})
                 slots.setdefault(attempt.slot, []).append((attempt.started, -ended, call, attempt))
-    lanes = [_lane(worker, slot, spans) for worker, slots in found.items() for slot, spans in sorted(slots.items())]
+    lanes = [
+        lane
+        for worker, slots in found.items()
+        for slot, spans in slots.items()
+        for lane in _tracks(worker, slot, spans)
+    ]
     first = {worker: min(begin for spans in slots.values() for begin, *_ in spans) for worker, slots in found.items()}
     return sorted(lanes, key=lambda lane: (first[lane.worker], lane.worker, lane.slot))
 
 
-def _lane(worker: str, slot: int, spans: list[tuple[float, float, Call, Attempt]]) -> Lane:
+def _tracks(worker: str, slot: int, spans: list[_Span]) -> list[Lane]:
+    """Return the lane of a slot; several if what ran there was neither one after the other nor one inside the other.
+
+    That is so where nobody knows who ran it.
+    """
     spans.sort(key=lambda span: (span[0], span[1], span[2].number))
-    bars: list[Bar] = []
-    # When those end that are around the next one, the outermost first.
-    around: list[float] = []
-    busy = 0.0
-    until = float("-inf")
+    tracks: list[_Track] = []
     for begin, minus_end, call, attempt in spans:
-        end = -minus_end
-        while around and around[-1] <= begin:
-            around.pop()
-        bars.append(Bar(call, attempt, begin, end, len(around)))
-        around.append(end)
-        busy += max(0.0, end - max(begin, until))
-        until = max(until, end)
-    return Lane(worker, slot, bars, busy)
+        track = next((track for track in tracks if track.has_room(begin, -minus_end)), None)
+        if track is None:
+            track = _Track()
+            tracks.append(track)
+        track.add(begin, -minus_end, call, attempt)
+    return [Lane(worker, slot, track.bars, track.busy) for track in tracks]
+
+
+class _Track:
+    """What is in a lane so far."""
+
+    def __init__(self) -> None:
+        self.bars: list[Bar] = []
+        self.busy = 0.0
+        # When those end that are around the next one, the outermost first.
+        self._around: list[float] = []
+
+    def has_room(self, begin: float, end: float) -> bool:
+        """Return whether something can be added: it begins after what is there, or is all inside of it."""
+        while self._around and self._around[-1] <= begin:
+            self._around.pop()
+        return not self._around or end <= self._around[-1]
+
+    def add(self, begin: float, end: float, call: Call, attempt: Attempt) -> None:
+        """Add something that there is room for."""
+        self.bars.append(Bar(call, attempt, begin, end, len(self._around)))
+        if not self._around:
+            self.busy += end - begin
+        self._around.append(end)
 
 
 def busiest(lanes: list[Lane]) -> int:

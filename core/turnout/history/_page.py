@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -44,7 +44,7 @@ class Failure(NamedTuple):
     traceback: str
     names: list[str]
     """Of some of them."""
-    count: int
+    calls: int
 
 
 def require_libraries() -> None:
@@ -141,7 +141,7 @@ class _Page:
     def facts(self) -> list[tuple[str, str]]:
         """What stands at the top: names and values."""
         history, summary = self._history, self._summary
-        begin = datetime.datetime.fromtimestamp(history.begin, datetime.UTC)
+        begin = dt.datetime.fromtimestamp(history.begin, dt.UTC)
         roots = history.roots
         workers = {lane.worker for lane in summary.lanes}
         return [
@@ -170,19 +170,19 @@ class _Page:
     @property
     def path_shares(self) -> list[Share]:
         """What the path is made of."""
-        seconds: Counter[str] = Counter()
+        seconds: defaultdict[str, float] = defaultdict(float)
         for step in self._path:
             seconds[step.name] += step.seconds
-        return _shares(seconds.most_common(), PHASE_COLOURS)
+        return _shares(_largest_first(seconds), PHASE_COLOURS)
 
     @property
     def path_tasks(self) -> list[Share]:
         """Which tasks ran on the path."""
-        seconds: Counter[str] = Counter()
+        seconds: defaultdict[str, float] = defaultdict(float)
         for step in self._path:
             if step.name == "running" and step.call is not None:
                 seconds[self._history.calls[step.call].task] += step.seconds
-        return _shares(seconds.most_common(), self.colours)
+        return _shares(_largest_first(seconds), self.colours)
 
     @property
     def path_advice(self) -> str:
@@ -238,12 +238,12 @@ class _Page:
     @property
     def slot_shares(self) -> list[Share]:
         """What slots did: the bodies of which tasks ran in them, and how long they were idle."""
-        seconds: Counter[str] = Counter()
+        seconds: defaultdict[str, float] = defaultdict(float)
         for lane in self._summary.lanes:
             for bar in lane.bars:
                 if not bar.depth:
                     seconds[bar.call.task] += bar.end - bar.begin
-        shares = [*seconds.most_common(), ("idle", self._summary.idle)]
+        shares = [*_largest_first(seconds), ("idle", self._summary.idle)]
         return _shares(shares, {**self.colours, "idle": STATE_COLOURS["Pending"]})
 
     # Workers
@@ -325,6 +325,10 @@ _ADVICE: Final = {
 }
 
 
+def _largest_first(seconds: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(seconds.items(), key=lambda item: -item[1])
+
+
 def _shares(named: Iterable[tuple[str, float]], colours: dict[str, str]) -> list[Share]:
     parts = [(name, seconds) for name, seconds in named if seconds > 0]
     whole = sum(seconds for _, seconds in parts) or 1.0
@@ -341,18 +345,18 @@ def _alike(ended: Iterable[tuple[str, str, str, str, str]]) -> list[Failure]:
     for *kind, name in ended:
         names[tuple(kind)].append(name)  # type: ignore[index]
     found = [Failure(*kind, these[:_NAMES_SHOWN], len(these)) for kind, these in names.items()]
-    return sorted(found, key=lambda one: (one.state == "UpstreamFailed", -one.count))[:_MOST_FAILURES]
+    return sorted(found, key=lambda one: (one.state == "UpstreamFailed", -one.calls))[:_MOST_FAILURES]
 
 
 def _spaced(state: str) -> str:
     return {"UpstreamFailed": "upstream failed", "TimedOut": "timed out"}.get(state, state.lower())
 
 
-def _shown_bytes(count: int) -> str:
+def _shown_bytes(count: float) -> str:
     if not count:
         return ""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
-        count /= 1000  # type: ignore[assignment]
+        count /= 1000
     return f"{count:,.3g} GB"

@@ -149,8 +149,8 @@ class _Reader:
     def log(self, event: events.LogRecord) -> None:
         flow = self._flows.get(event.flow or "")
         call = None if event.call is None else self._calls.get(event.call)
-        line = Log(event.time, event.level, event.message, flow and flow.number, call and call.number)
-        self._history.logs.append(line)
+        numbers = (None if flow is None else flow.number, None if call is None else call.number)
+        self._history.logs.append(Log(event.time, event.level, event.message, *numbers))
 
     def worker_up(self, event: events.WorkerUp) -> None:
         worker = self._history.workers.setdefault(event.worker, Worker(event.worker))

@@ -83,8 +83,10 @@ class Call:
 
     def began(self) -> float | None:
         """Return when its body began for the last time; None if it never did."""
-        started = (attempt.started for attempt in reversed(self.attempts))
-        return next((time for time in started if time is not None), None)
+        for attempt in reversed(self.attempts):
+            if attempt.started is not None:
+                return attempt.started
+        return None
 
     def phases(self, end: float) -> Iterator[Phase]:
         """Yield what its life was made of, in order, without gaps.

@@ -41,7 +41,7 @@ class TaskSummary:
 
     def per_call(self, phase: PhaseName) -> float:
         """Return how long a call was in a phase, on average."""
-        return self.seconds[phase] / self.calls
+        return self.seconds[phase] / self.calls if self.calls else 0.0
 
 
 class Summary:
