@@ -31,10 +31,12 @@ from ._ending import (
 )
 from ._failures import without_own_frames
 from ._future import COMPLETED, Failure, brief, summary
+from ._places import Place, give_place, take_place
 from ._signals import call_inner
 from ._state import State, StateType
 from ._stop import Stop
 from ._stopping import came_late, stop_body
+from ._telling import tell_begun_here, tell_finished, tell_ready, tell_retrying
 from ._timers import after
 from ._waiting import LOCK, delivering, logged
 from .errors import CrashedRun, TaskRunTimeoutError
@@ -44,11 +46,13 @@ __all__ = ["began", "crashed", "execute", "failed", "is_wanted", "succeeded"]
 logger = logging.getLogger("turnout")
 
 
-def execute(call: Call) -> Sequence[Call]:
+def execute(call: Call, place: Place | None = None) -> Sequence[Call]:
     """Run a call's body in this thread and settle it; return the calls for the same runner that became ready by it.
 
-    Hot path. Never raises.
+    Hot path. Never raises. The place is what somebody is told who listens.
     """
+    if place is None and call.engine.events.put is not None:
+        return _execute_told(call)
     future = call.future
     try:
         # Inside: from the release of the lock on, a Stop may come.
@@ -58,6 +62,8 @@ def execute(call: Call) -> Sequence[Call]:
             future._type = RUNNING
             call.thread = threading.get_ident()
             call.attempt = attempt = call.attempt + 1
+            if place is not None:
+                tell_begun_here(call, place)
         if call.task.is_watched:
             began(call, attempt)
         try:
@@ -90,6 +96,8 @@ def execute(call: Call) -> Sequence[Call]:
         if listeners is not None or engine.logs or call.task.has_hooks or call.trouble is not None:
             engine.finished(call, COMPLETED, listeners)
         else:
+            if engine.events.put is not None:
+                tell_finished(call, COMPLETED)
             call.args = ()
             call.dependencies = None
             call.context = EMPTY
@@ -101,6 +109,14 @@ def execute(call: Call) -> Sequence[Call]:
         # It was sent to the body, and landed before its beginning or after its end; whoever sent it made the call final
         # before.
         return came_late(call)
+
+
+def _execute_told(call: Call) -> Sequence[Call]:
+    place = take_place()
+    try:
+        return execute(call, place)
+    finally:
+        give_place(place)
 
 
 def is_wanted(call: Call, attempt: int) -> bool:
@@ -137,6 +153,8 @@ def _mine(ready: Sequence[Call], call: Call) -> Sequence[Call]:
         if other.task.run_name is not None and not give_name(other):
             continue
         if other.dispatcher is dispatcher and not other.task.is_async:
+            if other.engine.events.put is not None:
+                tell_ready(other)
             mine.append(other)
         else:
             other.dispatcher.push(other, False)
@@ -195,6 +213,8 @@ def crashed(call: Call, attempt: int, cause: str) -> Sequence[Call]:
         if again:
             call.future._type = RETRYING
             call.future._time = time.time()
+            if call.engine.events.put is not None:
+                tell_retrying(call, attempt, StateType.CRASHED, 0.0, cause)
     if again:
         logger.warning(
             "Task run %r - The worker died (%s); it is run again, %d of %d.",
@@ -230,6 +250,8 @@ def _will_retry(call: Call, attempt: int, error: Exception, type_: StateType) ->
         trouble.stop = None
         call.future._type = RETRYING
         call.future._time = time.time()
+        if call.engine.events.put is not None:
+            tell_retrying(call, attempt, type_, delay, (state.message or "").partition("\n")[0])
     if trouble.timer is not None:
         trouble.timer()
     logger_line = "Task run %r - Received non-final state Retrying(%r): retry %d of %d in %.3g s."

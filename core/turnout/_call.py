@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ._dispatch import Dispatcher
     from ._engine import Engine
     from ._task import Task
+    from ._telling import Begun
 
 __all__ = ["EMPTY", "NO_KEYWORDS", "Call", "Trouble"]
 
@@ -41,12 +42,14 @@ class Call(Batch):
         "engine",
         "future",
         "kwargs",
+        "label",
         "pending",
         "queued",
         "scope",
         "seq",
         "task",
         "thread",
+        "told",
         "trouble",
     )
 
@@ -75,6 +78,15 @@ class Call(Batch):
     # How many runs of each name were submitted inside of this one.
     counters: MutableMapping[str, Iterator[int]] | None
     trouble: Trouble | None
+    # The name by which those who listen to events were told that it is ready; None before.
+    label: str | None
+    # What they were told last of its body.
+    told: Begun | None
+
+    @property
+    def number(self) -> int:
+        """What it goes by in events."""
+        return self.seq
 
     @property
     def calls(self) -> tuple[Call]:  # type: ignore[override]

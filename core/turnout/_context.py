@@ -78,6 +78,11 @@ class Scope(Protocol):
         """Whether prints go to the run's logger."""
         ...
 
+    @property
+    def number(self) -> int | None:
+        """What a call goes by in events; None for a flow. Those of another process are below zero: -1 for 0."""
+        ...
+
     def describe(self) -> RunContext:
         """Return what the run may know about itself."""
         ...

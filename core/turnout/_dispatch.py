@@ -10,6 +10,7 @@ import abc
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from ._attempts import execute
 from ._call import Call
@@ -18,10 +19,15 @@ from ._future import COMPLETED, Failure, brief
 from ._loops import LoopThread
 from ._secrets import secrets_hidden
 from ._state import StateType
+from ._telling import tell_ready, tell_stopped
 from ._timers import after
 from ._waiting import delivering
 from .errors import CrashedRun, RunnerStartError
+from .registry import word_of
 from .runner import Batch, Capabilities, Host, Outcome, OutcomeKind, TaskRunner
+
+if TYPE_CHECKING:
+    from ._trips import Clock
 
 __all__ = ["DirectDispatcher", "Dispatcher", "execute_batch", "give_up", "retry_after"]
 
@@ -37,6 +43,14 @@ class Dispatcher(abc.ABC):
         self.capabilities = capabilities
         self.sends_early = False
         self.loop = LoopThread()
+        # Those of its workers of which somebody who listens has heard.
+        self.workers: set[str] = set()
+        self.clocks: dict[str, Clock] = {}
+
+    @functools.cached_property
+    def name(self) -> str:
+        """What the runner goes by in events."""
+        return "here" if self.runner is None else word_of(self.runner)
 
     @abc.abstractmethod
     def push(self, call: Call, here: bool) -> None:
@@ -92,6 +106,8 @@ class Dispatcher(abc.ABC):
         self.loop.stop()
         if self.runner is not None:
             self.runner.stop()
+        if self.workers:
+            tell_stopped(self)
 
     def host(self) -> Host:
         """Return what the runner may call."""
@@ -135,6 +151,8 @@ class DirectDispatcher(Dispatcher):
         self._submit = runner.submit
 
     def push(self, call: Call, here: bool) -> None:
+        if call.engine.events.put is not None:
+            tell_ready(call)
         if call.task.is_async:
             self.loop.push(call)
             return

@@ -22,12 +22,14 @@ from ._call import EMPTY, NO_KEYWORDS, Call
 from ._circles import no_circle
 from ._context import TASK_RUNS, Scope
 from ._ending import RUNNING, give_name, run_hooks, settle, start, task_run
+from ._event_stream import STREAM, Outlet
 from ._future import CANCELLED, COMPLETED, UPSTREAM_FAILED, Failure, TaskFuture, summary
 from ._map import Arguments, elements_of
 from ._scopes import FlowScope, calls_around, next_index, remote_around
 from ._signals import INTERRUPTS, stop_inner
 from ._state import State, StateType
 from ._stopping import stop_body
+from ._telling import tell_created, tell_finished, tell_ready
 from ._waiting import LOCK, Away, is_delivering, wait_for_gate
 from .errors import MissingContextError
 from .registry import resolve
@@ -126,6 +128,8 @@ class Engine:
         self.runner = runner
         self.home = home
         self.in_worker = in_worker
+        # Where it tells what happens. In a worker that leads to the driver.
+        self.events: Outlet = STREAM
         self.flow_run = FlowScope(self)
         self.run_id = ""
         # Calls that are not final. Kept in order of submission, so that cancelling goes in order too.
@@ -179,6 +183,8 @@ class Engine:
                 dependencies = find_futures([*args, *kwargs.values()])
         if awaited is not None:
             dependencies = {**awaited, **(dependencies or {})}
+        if self.events.put is not None:
+            tell_created(call, dependencies)
         self.open[call] = None
         future = call.future
         if self.cancelling:
@@ -225,6 +231,8 @@ class Engine:
         call.thread = 0
         call.counters = None
         call.trouble = None
+        call.label = None
+        call.told = None
         future._call = call
         return call
 
@@ -297,6 +305,8 @@ class Engine:
         call = self._new_call(scope, task, args, kwargs, self.backends.here)
         self.open[call] = None
         call.dependencies = find_futures([*args, *kwargs.values()])
+        if self.events.put is not None:
+            tell_created(call, call.dependencies)
         if self.cancelling:
             settle(call, CANCELLED, Failure())
         return call
@@ -304,7 +314,11 @@ class Engine:
     def may_go(self, call: Call) -> bool:
         """Return whether a call whose dependencies are over can run; it is final if not."""
         ready = call.dependencies is None or self._register(call, call.dependencies)
-        return ready and (call.task.run_name is None or give_name(call))
+        if not ready or not (call.task.run_name is None or give_name(call)):
+            return False
+        if self.events.put is not None:
+            tell_ready(call)
+        return True
 
     # Cancelling
 
@@ -501,6 +515,8 @@ class Engine:
         trouble = call.trouble
         if trouble is not None and trouble.timer is not None:
             trouble.timer()
+        if self.events.put is not None:
+            tell_finished(call, type_)
         if type_ in FAILURES:
             self.failures.append(future)
         if self.logs or type_ in FAILURES:

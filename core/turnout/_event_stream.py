@@ -1,55 +1,77 @@
-"""The one stream of events: who publishes, who listens, and the thread between them."""
+"""The one stream of events: who listens, and the threads in which they are told.
+
+Whoever has something to tell looks at ``put`` first, which is None while nobody listens, and makes the event only then.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from . import _forks
+from ._locks import free_in_forks
+from ._signals import INTERRUPTS, wait_for
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["STREAM", "Stream", "Subscription"]
+__all__ = ["STREAM", "Outlet", "Stream", "Subscription"]
 
 logger = logging.getLogger("turnout")
+
+# How long a flow that was interrupted waits for its events to be told, in seconds.
+_PATIENCE: Final = 2.0
+
+
+class Outlet(Protocol):
+    """Where the events of an engine go."""
+
+    put: Callable[[Any], object] | None
+    """Takes an event, in any thread; None while nobody listens."""
 
 
 class Subscription:
     """Somebody who listens, until it is closed. Made by :func:`turnout.events.subscribe`."""
 
-    def __init__(self, stream: Stream, callback: Callable[[Sequence[Any]], object], interval_seconds: float) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        callback: Callable[[Sequence[Any]], object],
+        interval_seconds: float,
+        first: Iterable[Any] = (),
+    ) -> None:
         self._stream = stream
         self._callback = callback
         self._interval = interval_seconds
-        self._events: deque[Any] = deque()
-        self._ended = threading.Event()
-        self._telling = threading.Lock()
+        self._events: deque[Any] = deque(first)
+        self.put: Final = self._events.append
+        self._generation = _forks.generation
+        self._asked = threading.Event()
+        # Those who wait until everything that has happened so far is told.
+        self._waiting: deque[threading.Event] = deque()
+        self._is_closed = False
+        self._is_over = False
         self._thread = threading.Thread(target=self._serve, name="turnout-events", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Tell what has happened so far, and end."""
+        """Tell what has happened so far, and end. Twice is fine."""
         self._stream.forget(self)
-        self._ended.set()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        self._is_closed = True
+        self.flush()
 
     def flush(self) -> None:
-        """Tell what has happened so far."""
-        with self._telling:
-            if events := [self._events.popleft() for _ in range(len(self._events))]:
-                try:
-                    self._callback(events)
-                except Exception:
-                    logger.exception("%r, which listens to events, raised; it is told of no more.", self._callback)
-                    self._stream.forget(self)
-                    self._ended.set()
-
-    def put(self, event: Any) -> None:
-        """Take an event, to be told later."""
-        self._events.append(event)
+        """Return when what has happened so far is told. In a callback, which would wait for itself, do nothing."""
+        if self._generation != _forks.generation or _telling.now:
+            return
+        told = threading.Event()
+        self._waiting.append(told)
+        self._asked.set()
+        if not self._is_over:
+            wait_for(told, _PATIENCE if INTERRUPTS.is_ending else None)
 
     def __enter__(self) -> Subscription:
         return self
@@ -60,34 +82,116 @@ class Subscription:
         self.close()
 
     def _serve(self) -> None:
-        while not self._ended.wait(self._interval):
-            self.flush()
-        self.flush()
+        _telling.now = True
+        is_closed = False
+        while not is_closed:
+            self._asked.wait(self._interval)
+            self._asked.clear()
+            # Looked at in this order: what was put before somebody asked, or closed this, is told now.
+            is_closed = self._is_closed
+            waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            self._tell()
+            for told in waiting:
+                told.set()
+        self._is_over = True
+        while self._waiting:
+            self._waiting.popleft().set()
+
+    def _tell(self) -> None:
+        events = [self._events.popleft() for _ in range(len(self._events))]
+        if not events:
+            return
+        try:
+            self._callback(events)
+        except BaseException:
+            # Of a thread that ends by SystemExit nobody would hear.
+            logger.exception("%r, which listens to events, raised; it is told of no more.", self._callback)
+            self._stream.forget(self)
+            self._is_closed = True
+
+
+class _Telling(threading.local):
+    now = False
+
+
+# Whether this thread calls those who listen: it must not wait for itself, nor two of them for each other.
+_telling: Final = _Telling()
 
 
 class Stream:
     """All events of this process."""
 
     def __init__(self) -> None:
+        self.put: Callable[[Any], object] | None = None
         self.subscriptions: tuple[Subscription, ...] = ()
-        self._lock = threading.Lock()
+        # Who uses which worker that is up, and the event that said so.
+        self.workers: dict[str, tuple[Any, set[object]]] = {}
+        self._lock = free_in_forks(threading.Lock())
 
-    def subscribe(self, callback: Callable[[Sequence[Any]], object], interval_seconds: float) -> Subscription:
-        """Add somebody who listens."""
-        subscription = Subscription(self, callback, interval_seconds)
+    def subscribe(
+        self, callback: Callable[[Sequence[Any]], object], interval_seconds: float, first: Iterable[Any] = ()
+    ) -> Subscription:
+        """Add somebody who listens, and is told something first, and then which workers are up."""
         with self._lock:
-            self.subscriptions = (*self.subscriptions, subscription)
+            up = [event for event, _ in list(self.workers.values())]
+            subscription = Subscription(self, callback, interval_seconds, (*first, *up))
+            self._set((*self.subscriptions, subscription))
         return subscription
 
     def forget(self, subscription: Subscription) -> None:
         """Take somebody out who listens."""
         with self._lock:
-            self.subscriptions = tuple(each for each in self.subscriptions if each is not subscription)
+            self._set(tuple(each for each in self.subscriptions if each is not subscription))
 
-    def publish(self, event: Any) -> None:
-        """Tell everybody of an event."""
+    def flush(self) -> None:
+        """Return when everybody has been told what has happened so far."""
+        for subscription in self.subscriptions:
+            subscription.flush()
+
+    def use_worker(self, event: Any, user: object) -> None:
+        """Note that somebody uses a worker, and tell that it is up if nobody did before."""
+        with self._lock:
+            known = self.workers.get(event.worker)
+            if known is None:
+                self.workers[event.worker] = event, {user}
+            else:
+                known[1].add(user)
+            put = self.put
+        if known is None and put is not None:
+            put(event)
+
+    def leave_worker(self, event: Any, user: object | None) -> None:
+        """Note that somebody uses a worker no more, None for all, and tell that it is down if nobody else does."""
+        with self._lock:
+            known = self.workers.get(event.worker)
+            if known is None:
+                return
+            known[1].discard(user)
+            if known[1] and user is not None:
+                return
+            del self.workers[event.worker]
+            put = self.put
+        if put is not None:
+            put(event)
+
+    def end(self) -> None:
+        """Have nobody listen any more, in a process that was forked: it has none of the threads."""
+        self._set(())
+        self.workers.clear()
+
+    def _set(self, subscriptions: tuple[Subscription, ...]) -> None:
+        self.subscriptions = subscriptions
+        if not subscriptions:
+            self.put = None
+        elif len(subscriptions) == 1:
+            self.put = subscriptions[0].put
+        else:
+            self.put = self._put_to_all
+
+    def _put_to_all(self, event: Any) -> None:
         for subscription in self.subscriptions:
             subscription.put(event)
 
 
 STREAM: Final = Stream()
+_forks.call_in_child(STREAM.end)

@@ -24,7 +24,10 @@ from ._packing import PackedBatch
 from ._prepared import Prepared, PreparedBatches
 from ._serialization import Parcel, explain_load
 from ._shared import SharedArguments
+from ._state import StateType
 from ._stopping import body_ended
+from ._telling import tell_finished, tell_retrying
+from ._trips import tell_loss, tell_news, tell_record, tell_returned
 from ._waiting import LOCK, delivering, logged
 from .runner import Batch, Outcome, OutcomeKind, Stored, TaskRunner
 
@@ -172,9 +175,13 @@ class FlightDispatcher(Dispatcher):
                     if not dependent.pending:
                         ready.append(dependent)
         self._batching.learn(call, outcome.seconds, outcome.size)
+        if engine.events.put is not None:
+            tell_returned(batch, call, outcome)
         if listeners is not None or engine.logs or call.task.has_hooks:
             engine.finished(call, COMPLETED, listeners)
         else:
+            if engine.events.put is not None:
+                tell_finished(call, COMPLETED)
             engine.let_go(call)
         if ready:
             self._start(ready)
@@ -186,15 +193,16 @@ class FlightDispatcher(Dispatcher):
         return True
 
     def _take_in(self, batch: Batch, outcome: Outcome) -> None:
-        if outcome.kind is OutcomeKind.RECORD:
-            receive(outcome.data)
-            return
         call = batch.calls[outcome.index]
+        if outcome.kind is OutcomeKind.RECORD:
+            if not (isinstance(batch, PackedBatch) and tell_record(batch, call, outcome.data)):
+                receive(outcome.data)
+            return
         if self._early and self._early.keeps(batch, call, outcome):
             return
         if not isinstance(batch, PackedBatch):
             if outcome.kind is OutcomeKind.RETURNED and call.future._type < COMPLETED:
-                self._start([call])
+                self._enqueue(call)
                 self._over(batch, call)
                 return
             self._over(batch, call)
@@ -205,6 +213,11 @@ class FlightDispatcher(Dispatcher):
         attempt = batch.attempts[outcome.index]
         # What comes of an attempt that ran out of time, or twice, changes nothing any more.
         wanted = outcome.index in batch.left and (call.trouble is None or call.trouble.abandoned != attempt)
+        if call.engine.events.put is not None:
+            if outcome.kind is OutcomeKind.CRASHED or outcome.kind is OutcomeKind.LOST:
+                tell_loss(batch, call, attempt, outcome)
+            elif wanted and outcome.kind is not OutcomeKind.RETURNED:
+                tell_news(batch, call, attempt, outcome)
         if wanted and outcome.kind not in (OutcomeKind.RETURNED, OutcomeKind.LOST):
             self._begin(call, attempt)
         if outcome.kind is OutcomeKind.STARTED:
@@ -251,6 +264,8 @@ class FlightDispatcher(Dispatcher):
             except IndexError:  # another thread took it
                 return
             attempt = batch.attempts[outcome.index]
+            if call.engine.events.put is not None:
+                tell_news(batch, call, attempt, outcome)
             self._begin(call, attempt)
             self._start(self._settled(batch, call, attempt, outcome, False))
 
@@ -339,14 +354,14 @@ class FlightDispatcher(Dispatcher):
         if kind is OutcomeKind.LOST and len(batch.calls) > 1:
             # Nobody knows whether it had begun. Alone it will show whether it is to blame.
             trouble_of(call)
-            return self._again(call, attempt, suspect=False)
+            return self._again(call, attempt, suspect=False, cause=str(data or "lost"))
         if kind is OutcomeKind.CRASHED or (kind is OutcomeKind.LOST and (alone or not call.task.crash_retries)):
             # It may have begun without our knowing: it is charged as if it had.
             self._begin(call, attempt)
             if not self.capabilities.isolates_crashes:
                 trouble_of(call).dangerous = True
             return crashed(call, attempt, str(data))
-        return self._again(call, attempt, suspect=kind is OutcomeKind.LOST)
+        return self._again(call, attempt, suspect=kind is OutcomeKind.LOST, cause=str(data or "lost"))
 
     def _value(self, call: Call, attempt: int, data: Any) -> Sequence[Call]:
         if type(data) is Stored:
@@ -360,7 +375,7 @@ class FlightDispatcher(Dispatcher):
                 return failed(call, attempt, problem)
         return succeeded(call, attempt, data)
 
-    def _again(self, call: Call, attempt: int, *, suspect: bool) -> Sequence[Call]:
+    def _again(self, call: Call, attempt: int, *, suspect: bool, cause: str) -> Sequence[Call]:
         """Queue a call again at no charge."""
         with LOCK:
             if call.future._type >= COMPLETED or call.attempt != attempt:
@@ -369,4 +384,7 @@ class FlightDispatcher(Dispatcher):
             call.attempt -= 1
             if suspect:
                 trouble_of(call).dangerous = True
+            told = call.told
+            if told is not None and told.attempt == attempt and not told.ended:
+                tell_retrying(call, attempt, StateType.CRASHED, 0.0, cause)
         return (call,)

@@ -17,6 +17,7 @@ from ._choice import engine_for
 from ._context import FLOW_RUNS, current_scope
 from ._ending import run_hooks
 from ._engine import Engine
+from ._flow_story import FlowStory
 from ._future import TaskFuture, summary
 from ._prints import prints_logged
 from ._scopes import FlowScope, next_index
@@ -52,6 +53,7 @@ class FlowRun:
         self._current: Engine | None = None
         self._parent = current_scope.get()
         self._backends = Backends() if self._parent is None else self._parent.engine.backends
+        self._story = FlowStory(self.id, self._parent)
         place = flow.name
         if self._parent is not None:
             place = f"{flow.name}-{next_index(self._parent, flow.name)}"
@@ -76,6 +78,7 @@ class FlowRun:
                     sleep(delay)
             finally:
                 self._close()
+                self._story.end()
 
     def _attempt(self, body: Callable[[], Any]) -> State:
         self.attempt += 1
@@ -115,6 +118,7 @@ class FlowRun:
                     await asyncio.sleep(delay)
             finally:
                 await _aside(self._close)
+                await _aside(self._story.end)
 
     async def _attempt_async(self, body: Callable[[], Any]) -> State:
         import asyncio
@@ -199,6 +203,7 @@ class FlowRun:
                 engine.close()
                 self._close()
                 self._ended(state)
+                self._story.end()
 
     # What all of them share
 
@@ -216,6 +221,9 @@ class FlowRun:
             parent=self._parent,
         )
         engine.run_id = self.id if self.attempt == 1 else f"{self.id}#{self.attempt}"
+        engine.events = self._story.events
+        if self.attempt == 1 and not engine.is_dry:
+            self._story.begin(self.name, self.flow.name, engine)
         self._current = engine
         return engine
 
@@ -272,6 +280,7 @@ class FlowRun:
         )
 
     def _ended(self, state: State) -> State:
+        self._story.tell_finished(state.name, state.message)
         level = logging.INFO if state.is_completed() else logging.ERROR
         FLOW_RUNS.log(level, "Flow run %r - Finished in state %r", self.name, state, extra=self._ids())
         run_hooks(self.flow.hooks_for(state.type), self.flow, self, state)

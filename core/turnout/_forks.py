@@ -6,8 +6,9 @@ import contextlib
 import os
 import sys
 import traceback
+from collections.abc import Callable
 
-__all__ = ["end_in_child", "generation"]
+__all__ = ["call_in_child", "end_in_child", "generation"]
 
 generation = 0
 """How many forks lie between the first process and this one. Asking the system for the process costs more."""
@@ -18,8 +19,13 @@ def _count() -> None:
     generation += 1
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_count)
+def call_in_child(function: Callable[[], object]) -> None:
+    """Call a function in every process that is forked from this one from now on, when it begins."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=function)
+
+
+call_in_child(_count)
 
 
 def end_in_child(before: int, error: BaseException | None = None) -> None:

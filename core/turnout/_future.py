@@ -81,6 +81,7 @@ class TaskFuture(Generic[R]):
         "_listeners",
         "_looked",
         "_name",
+        "_number",
         "_scope",
         "_task",
         "_time",
@@ -93,6 +94,8 @@ class TaskFuture(Generic[R]):
     _data: Any
     _dependents: list[Call] | None
     _listeners: list[Callable[[], object]] | None
+    # What the call goes by in events; not set if nobody listened when it was submitted.
+    _number: int
 
     def __init__(self, task: Task[..., Any], scope: Scope, index: int) -> None:
         self._task = task

@@ -20,6 +20,7 @@ from ._future import COMPLETED
 from ._locks import LOCK, start_thread
 from ._scopes import calls_around
 from ._signals import INTERRUPTS, acquire
+from ._telling import tell_ready
 from .runner import Batch, Capabilities, Host, TaskRunner
 
 __all__ = ["InlineDispatcher"]
@@ -51,6 +52,8 @@ class InlineDispatcher(Dispatcher):
         return Host(execute=self._execute, report=self.report)
 
     def push(self, call: Call, here: bool) -> None:
+        if call.engine.events.put is not None:
+            tell_ready(call)
         # Within the turn of the call that submits it, or where there are no turns.
         free = self.runner is None or self._outermost(call.scope) is not None
         if free and call.task.is_async and _in_event_loop():

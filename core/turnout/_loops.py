@@ -14,7 +14,9 @@ from ._context import current_scope
 from ._ending import PENDING, RETRYING, RUNNING, start, trouble_of, value_or_error
 from ._failures import without_own_frames
 from ._locks import start_thread
+from ._places import Place, give_place, take_place
 from ._stopping import body_ended
+from ._telling import tell_begun_here
 from ._waiting import LOCK, delivering
 
 if TYPE_CHECKING:
@@ -103,8 +105,11 @@ def _cancel(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> bool:
 
 async def _attempt(call: Call) -> None:
     """Run one attempt of an async call; what :func:`turnout._attempts.execute` is for other calls."""
-    attempt = _begin(call)
+    place = take_place() if call.engine.events.put is not None else None
+    attempt = _begin(call, place)
     if not attempt:
+        if place is not None:
+            give_place(place)
         return
     try:
         began(call, attempt)
@@ -116,10 +121,12 @@ async def _attempt(call: Call) -> None:
         if _leave(call, attempt):
             start(succeeded(call, attempt, value))
     finally:
+        if place is not None:
+            give_place(place)
         body_ended(call)
 
 
-def _begin(call: Call) -> int:
+def _begin(call: Call, place: Place | None) -> int:
     with LOCK:
         if call.future._type not in (PENDING, RETRYING):
             return 0
@@ -127,6 +134,8 @@ def _begin(call: Call) -> int:
         # Not a thread to interrupt, but a sign that a body is under way in this process.
         call.thread = -1
         call.attempt += 1
+        if place is not None:
+            tell_begun_here(call, place)
         return call.attempt
 
 

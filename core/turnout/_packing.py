@@ -20,6 +20,7 @@ from .runner import Batch, Coming, Outcome
 
 if TYPE_CHECKING:
     from ._scopes import FlowScope
+    from ._trips import Trip
 
 __all__ = ["PackedBatch", "PackedFunctions", "pack"]
 
@@ -47,6 +48,7 @@ class PackedBatch(Batch):
         "resources",
         "seq",
         "sizes",
+        "trip",
         "upstream",
         "uses",
     )
@@ -75,6 +77,8 @@ class PackedBatch(Batch):
         self.left = set(range(len(calls)))
         # Those of them whose turn has not come, for they need what others of the batch return; and what came of them.
         self.ahead: dict[Call, Outcome | None] = {}
+        # What those are told who listen to events.
+        self.trip: Trip | None = None
         # Whether the runner was told to give back what has not begun.
         self.is_recalled = False
         # Whether it has given up its place in the window.
@@ -156,6 +160,8 @@ def pack(
             packed.append(call)
     if not packed:
         return None
+    if packed[0].engine.events.put is not None:
+        packing.numbers = tuple([call.seq for call in packed])
     batch = PackedBatch(packed, packing.body(patience), packing.functions, arguments.upstream)
     batch.uses = list(arguments.uses.values())
     batch.sizes = arguments.sizes
@@ -184,6 +190,7 @@ class _Packing:
         # By ids of what calls hold: a kind is not made anew for each of them.
         self._kind_of: dict[tuple[int, int, int, frozenset[str]], int] = {}
         self._flows: dict[int, tuple[int, FlowInfo]] = {}
+        self.numbers: tuple[int, ...] | None = None
 
     def add(self, call: Call, index: int) -> None:
         """Add a call as the one with this index.
@@ -222,6 +229,7 @@ class _Packing:
             patience,
             shared,
             self._arguments.keys,
+            self.numbers,
         )
         # No need for cloudpickle: what is not plain is packed already.
         buffers: list[pickle.PickleBuffer] = []

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ._context import RunContext, seed_of
 from ._failures import encode, without_own_frames
-from ._shipment import FlowInfo, Job, Kind, Shipment
+from ._shipment import FlowInfo, Job, Kind, Shipment, this_process
 from ._stop import Stop, send
 from .errors import SerializationError
+from .runner import Outcome, OutcomeKind
 
 if TYPE_CHECKING:
     from ._engine import Engine
-    from .runner import Outcome, TaskRunner
+    from .runner import TaskRunner
 
 __all__ = ["RemoteScope", "encoded"]
+
+# How long events may wait for others to be sent with them, in seconds.
+_EVENTS_SECONDS: Final = 0.1
 
 
 class BatchUnderWay(Protocol):
@@ -34,7 +41,7 @@ class BatchUnderWay(Protocol):
 class RemoteScope:
     """A call on a worker, as the scope of what it submits."""
 
-    __slots__ = ("_engine", "counters", "index", "job", "kind", "log_prints", "runs")
+    __slots__ = ("_engine", "_outlet", "counters", "index", "job", "kind", "log_prints", "runs")
 
     def __init__(self, index: int, job: Job, kind: Kind, runs: BatchUnderWay) -> None:
         self.runs = runs
@@ -44,6 +51,13 @@ class RemoteScope:
         self.log_prints = kind.log_prints
         self.counters: MutableMapping[str, Iterator[int]] | None = None
         self._engine: Engine | None = None
+        self._outlet: Forwarded | None = None
+
+    @property
+    def number(self) -> int | None:
+        """What the call goes by in events: below zero, for it is the driver's number, and not one of this process."""
+        numbers = self.runs.shipment.numbers
+        return None if numbers is None else -1 - numbers[self.index]
 
     @property
     def flow(self) -> FlowInfo:
@@ -58,6 +72,7 @@ class RemoteScope:
             from ._nested import nested_engine
 
             self._engine = nested_engine(self.flow, self.runs.nested)
+            self._engine.events = self._outlet = Forwarded(self.runs, self.index)
         return self._engine
 
     @property
@@ -115,10 +130,47 @@ class RemoteScope:
             return ()
         engine, self._engine = self._engine, None
         engine.join()
+        if self._outlet is not None:
+            self._outlet.send()
         unlooked = tuple(encoded(error, self.name) for error in engine.unlooked())
         engine.close()
         engine.backends.close()
         return unlooked
+
+
+class Forwarded:
+    """Where calls and flows within a call on a worker tell what happens: sent to the driver, some at a time.
+
+    Parameters
+    ----------
+    runs
+        The batch of the call.
+    index
+        Which call of the batch it is.
+    """
+
+    def __init__(self, runs: BatchUnderWay, index: int) -> None:
+        self._runs = runs
+        self._index = index
+        self._events: deque[Any] = deque()
+        # Makes taking what is there and sending it one step, so that it goes in order.
+        self._sending = threading.RLock()
+        self._due = time.time() + _EVENTS_SECONDS
+        self.put: Callable[[Any], object] | None = None if runs.shipment.numbers is None else self._put
+
+    def _put(self, event: Any) -> None:
+        self._events.append(event)
+        if event.time >= self._due:
+            self.send()
+
+    def send(self) -> None:
+        """Send what there is."""
+        with self._sending:
+            self._due = time.time() + _EVENTS_SECONDS
+            events = [self._events.popleft() for _ in range(len(self._events))]
+            if events:
+                message = ("events", this_process(), events)
+                self._runs.emit([Outcome(self._index, OutcomeKind.RECORD, message)])
 
 
 def encoded(error: BaseException, name: str) -> Any:

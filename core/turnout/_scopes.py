@@ -40,6 +40,7 @@ class FlowScope:
         self.attempt = attempt
         self.log_prints = log_prints
         self.prefix = ""
+        self.number = None
         self.counters: MutableMapping[str, Iterator[int]] | None = {}
 
     @property

@@ -90,6 +90,8 @@ class Shipment(NamedTuple):
     """Which values that travel apart several calls have."""
     keys: Mapping[int, bytes]
     """By what those go, if they may be kept for further calls."""
+    numbers: tuple[int, ...] | None = None
+    """What the calls go by in events; None if nobody listens."""
 
 
 # A fork has its parent's token and another id; another host may have the same id, with another token.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from ._timers import after
 from .runner import Outcome, OutcomeKind
@@ -75,6 +75,7 @@ class Teller:
         self._next = 0
         self._limit = count
         self._running: int | None = None
+        self._stamp: Any = 0
         # Whether it was told that it has begun.
         self._is_told = False
         self._since = time.perf_counter()
@@ -97,10 +98,11 @@ class Teller:
             self._give_back()
         return False
 
-    def started(self, index: int) -> None:
-        """Note that the body of a call begins."""
+    def started(self, index: int, stamp: Any = 0) -> None:
+        """Note that the body of a call begins, with what goes with that if it is told."""
         with self._lock:
             self._running = index
+            self._stamp = stamp
             self._is_told = False
             self._since = time.perf_counter()
 
@@ -145,7 +147,7 @@ class Teller:
             if self._running is not None:
                 if not self._is_told:
                     self._is_told = True
-                    self._outcomes.append(Outcome(self._running, OutcomeKind.STARTED))
+                    self._outcomes.append(Outcome(self._running, OutcomeKind.STARTED, stamp=self._stamp))
                 if time.perf_counter() >= self._deadline:
                     self._give_back()
             # With nothing behind the call that runs, its end is all that is left to tell.

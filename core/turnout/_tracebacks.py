@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import sys
 import traceback
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from ._exceptions import put
 from .errors import TurnoutError
 
-__all__ = ["Frame", "frames_of", "is_own", "listing", "rebuilt", "without_own_frames"]
+__all__ = ["Frame", "frames_of", "is_own", "listing", "printed", "rebuilt", "without_own_frames"]
 
 Frame: TypeAlias = tuple[str, str, int]
 """File name, name of the function, line."""
@@ -91,3 +93,38 @@ def is_own(frame: types.FrameType) -> bool:
     if not isinstance(module, str) or module.partition(".")[0] not in _OWN_PACKAGES:
         return False
     return module != "turnout.testing" and not module.startswith("turnout.testing.")
+
+
+def printed(error: BaseException) -> str:
+    """Return the traceback of an exception, of its causes and of its members, without frames of Turnout.
+
+    Examples
+    --------
+    >>> print(printed(ValueError("no rails")), end="")
+    ValueError: no rails
+    """
+    shown = traceback.TracebackException.from_exception(error, compact=True)
+    _strip_shown(shown)
+    return "".join(shown.format())
+
+
+def _strip_shown(top: traceback.TracebackException) -> None:
+    hidden, outer = _folders(*_OWN_PACKAGES), _folders("asyncio")
+    waiting: list[traceback.TracebackException | None] = [top]
+    while waiting:
+        shown = waiting.pop()
+        if shown is None:
+            continue
+        frames = [frame for frame in shown.stack if not frame.filename.startswith(hidden)]
+        # An async flow begins in asyncio's own frames; further down they are the user's business.
+        while frames and frames[0].filename.startswith(outer):
+            del frames[0]
+        shown.stack[:] = frames
+        if not frames:
+            shown.stack = None  # type: ignore[assignment]  # then Python prints no header either
+        waiting += [shown.__cause__, shown.__context__, *(shown.exceptions or ())]
+
+
+def _folders(*packages: str) -> tuple[str, ...]:
+    modules = [sys.modules.get(package) for package in packages]
+    return tuple(f"{Path(folder)}/" for module in modules if module for folder in module.__path__)

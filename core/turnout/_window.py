@@ -19,6 +19,8 @@ from ._prepared import Prepared
 from ._queue import CallQueue
 from ._state import StateType
 from ._stop import outdoors, sheltered
+from ._telling import tell_ready
+from ._trips import tell_departure
 from ._waiting import LOCK, delivering
 from .runner import Batch, Host, Outcome, OutcomeKind, TaskRunner
 
@@ -64,6 +66,8 @@ class WindowDispatcher(FlightDispatcher):
         """Put a call into the queue; return False if it goes another way."""
         if call.dependencies is not None and self._was_sent(call):
             return False
+        if call.engine.events.put is not None:
+            tell_ready(call)
         dangerous = call.trouble is not None and call.trouble.dangerous
         if call.task.is_async and self.capabilities.in_process:
             self.loop.push(call)
@@ -271,6 +275,8 @@ class WindowDispatcher(FlightDispatcher):
             # Cancelled while it was packed, when nobody could have it back from the runner.
             self._keep(batch)
             return
+        if isinstance(batch, PackedBatch) and batch.calls[0].engine.events.put is not None:
+            tell_departure(batch)
         if not self.capabilities.streams and isinstance(batch, PackedBatch):
             for call, attempt in zip(batch.calls, batch.attempts, strict=True):
                 if call not in batch.ahead:
@@ -399,6 +405,8 @@ class WindowDispatcher(FlightDispatcher):
             if not self._not_early(call):
                 self._keep(batch)
             return
+        if call.engine.events.put is not None:
+            tell_departure(batch)
         try:
             self._backend.submit(batch)
         except Exception as error:

@@ -7,11 +7,14 @@ thing happened. Fields may be added to a kind of event, and kinds to the stream,
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from ._event_stream import STREAM, Subscription
+from ._places import host_and_process
+from ._version import __version__
 
 __all__ = [
     "VERSION",
@@ -302,7 +305,8 @@ def subscribe(callback: Callable[[Sequence[Event]], object], *, interval_seconds
     ----------
     callback
         Takes events, some at a time, in the order in which this process learnt of them. Called in a thread of its own,
-        never by two threads at once. What it raises is logged, and ends the subscription.
+        never by two threads at once; first with :class:`StreamStarted`, and with the workers that are up. What it
+        raises is logged, and ends the subscription.
     interval_seconds
         How long events may wait to be told, in seconds.
 
@@ -328,7 +332,8 @@ def subscribe(callback: Callable[[Sequence[Event]], object], *, interval_seconds
     >>> [event.name for event in seen if isinstance(event, events.CallFinished)]
     ['double-0', 'double-1']
     """
-    return STREAM.subscribe(callback, interval_seconds)
+    started = StreamStarted(time.time(), VERSION, __version__, *host_and_process())
+    return STREAM.subscribe(callback, interval_seconds, [started])
 
 
 def as_json(event: Event) -> str:

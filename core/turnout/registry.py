@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from ._installed import Library, RunnerInfo, claimant, known, registered, requirement, target
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from importlib.metadata import EntryPoint
 
-__all__ = ["Library", "RunnerInfo", "known", "look_up", "resolve"]
+__all__ = ["Library", "RunnerInfo", "known", "look_up", "resolve", "word_of"]
 
 _NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -92,6 +93,27 @@ def look_up(spec: str) -> RunnerInfo | None:
     """
     word = _word_of(spec.strip())
     return next((info for info in known() if info.word == word), None)
+
+
+def word_of(runner: TaskRunner) -> str:
+    """Return the word by which a runner is registered; the name of its class if it is not.
+
+    Examples
+    --------
+    >>> from turnout_runners.thread import ThreadPoolTaskRunner
+    >>> word_of(ThreadPoolTaskRunner(max_workers=2))
+    'thread'
+    """
+    cls = type(runner)
+    words = [
+        word
+        for word, points in registered().items()
+        for point in points
+        # What is not loaded is not its class.
+        if not word.endswith("://") and getattr(sys.modules.get(point.module), point.attr or "", None) is cls
+    ]
+    # Of several the one that its module goes by.
+    return min(words, key=lambda word: (word not in cls.__module__, word), default=cls.__name__)
 
 
 def _from_class(spec: object) -> TaskRunner:

@@ -154,6 +154,9 @@ class Outcome(NamedTuple):  # a tuple, because it pickles small and fast
     """Bytes of the pickled result, 0 for small plain values."""
     unlooked: tuple[Any, ...] = ()
     """Failures of nested calls at whose outcome the body never looked."""
+    stamp: Any = 0
+    """When the body ended, or with ``STARTED`` began, by the worker's clock; and where, with the first of a batch. Only
+    if somebody listens to events."""
 
 
 class Stored:

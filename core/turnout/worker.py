@@ -21,6 +21,7 @@ from ._bodies import call_async_body, call_body, loop_of_thread
 from ._context import current_scope, current_tags, set_registered
 from ._failures import TravellingFailure
 from ._forwarding import forwarding
+from ._places import Place, give_place, take_place
 from ._remote_scope import RemoteScope, encoded
 from ._reused import is_costly, let_go, take
 from ._serialization import (
@@ -123,16 +124,24 @@ class _Runs:
         self.teller: Teller | None = None
         # What calls returned that later ones need.
         self.results: dict[int, Any] = {}
+        # Where this is, for those who listen, until it is told; None for async calls, each of which has its own place.
+        self._place: Place | None = None
         self._functions: dict[int, Callable[..., Any]] = {}
         # What stays in this process for read-only calls, at least until this batch is over: once for each use.
         self._taken: list[bytes] = []
 
     def run(self, ledger: Ledger | None = None) -> None:
+        in_turn = self.shipment.numbers is not None and not all(
+            self.shipment.kinds[job.kind].is_async for job in self.jobs
+        )
+        place = self._place = take_place() if in_turn else None
         try:
             with contextlib.nullcontext() if self.at_home else no_alarm_left():
                 self.run_in_order(ledger)
         finally:
             let_go(self._taken)
+            if place is not None:
+                give_place(place)
 
     def run_in_order(self, ledger: Ledger | None) -> None:
         jobs = self.jobs
@@ -194,6 +203,9 @@ class _Runs:
             # A process that the body forked has no way to the driver, and writing to the ledger would spoil it.
             return
         scope = current_scope.get()
+        if self.shipment.numbers is not None and scope is not None:
+            # What spoke: it may be a call or a flow within this one.
+            message = (*message, this_process(), scope.number, scope.describe().flow_run_id)
         if isinstance(scope, RemoteScope):
             # Several batches may run side by side on an event loop: to each its own.
             scope.runs.emit([Outcome(scope.index, OutcomeKind.RECORD, message)])
@@ -209,10 +221,24 @@ class _Runs:
         self.emit([self.context.copy().run(self.attempt, index)])
 
     def tell_started(self, index: int) -> None:
+        stamp = 0 if self.shipment.numbers is None else self.stamp()
         if self.teller is None:
-            self.emit([Outcome(index, OutcomeKind.STARTED)])
+            self.emit([Outcome(index, OutcomeKind.STARTED, stamp=stamp)])
         else:
-            self.teller.started(index)
+            self.teller.started(index, stamp)
+
+    def stamp(self) -> Any:
+        """Return when this is; and where, as long as that may not have been told."""
+        return time.time() if self._place is None else (time.time(), *self._place)
+
+    def end_stamp(self, place: Place | None) -> Any:
+        """Return what goes with the end of a body, which surely arrives."""
+        if self.shipment.numbers is None:
+            return 0
+        if place is not None:
+            return time.time(), *place
+        stamp, self._place = self.stamp(), None
+        return stamp
 
     def attempt(self, index: int) -> Outcome:
         scope = self.enter(index)
@@ -259,16 +285,22 @@ class _Runs:
 
     async def attempt_async(self, index: int) -> Outcome:
         scope = self.enter(index)
+        place = None if self.shipment.numbers is None else take_place()
         begin = time.perf_counter()
         try:
             function = self.function(scope)
             args, kwargs = self.unpack(scope)
-            self.emit([Outcome(index, OutcomeKind.STARTED)])
+            stamp = 0 if place is None else (time.time(), *place)
+            self.emit([Outcome(index, OutcomeKind.STARTED, stamp=stamp)])
             begin = time.perf_counter()
             value = await call_async_body(function, args, kwargs, scope)
         except BaseException as error:
-            return self.failure(index, scope, error, begin)
-        return self.value(index, scope, value, begin)
+            return self.failure(index, scope, error, begin, place)
+        else:
+            return self.value(index, scope, value, begin, place)
+        finally:
+            if place is not None:
+                give_place(place)
 
     def enter(self, index: int) -> RemoteScope:
         job = self.jobs[index]
@@ -343,18 +375,22 @@ class _Runs:
         self._taken.append(key)
         return value
 
-    def value(self, index: int, scope: RemoteScope, value: Any, begin: float) -> Outcome:
+    def value(self, index: int, scope: RemoteScope, value: Any, begin: float, place: Place | None = None) -> Outcome:
         seconds = time.perf_counter() - begin
+        stamp = self.end_stamp(place)
         try:
             data, size = _packed(value, scope)
         except SerializationError as error:
-            return self.failure(index, scope, error, begin)
-        return Outcome(index, OutcomeKind.VALUE, data, seconds, size, scope.end())
+            return self.failure(index, scope, error, begin, place)
+        return Outcome(index, OutcomeKind.VALUE, data, seconds, size, scope.end(), stamp)
 
-    def failure(self, index: int, scope: RemoteScope, error: BaseException, begin: float) -> Outcome:
+    def failure(
+        self, index: int, scope: RemoteScope, error: BaseException, begin: float, place: Place | None = None
+    ) -> Outcome:
         seconds = time.perf_counter() - begin
+        stamp = self.end_stamp(place)
         unlooked = scope.end()
-        return Outcome(index, OutcomeKind.FAILURE, encoded(error, scope.name), seconds, 0, unlooked)
+        return Outcome(index, OutcomeKind.FAILURE, encoded(error, scope.name), seconds, 0, unlooked, stamp)
 
 
 def _apart(outcome: Outcome) -> Outcome:

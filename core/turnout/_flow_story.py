@@ -1,0 +1,71 @@
+"""What a flow run tells as events: that it began, how it ended, and when everything about it has been told."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from ._event_stream import STREAM, Outlet
+from ._future import brief
+from .events import FlowFinished, FlowStarted
+
+if TYPE_CHECKING:
+    from ._context import Scope
+    from ._engine import Engine
+
+__all__ = ["FlowStory"]
+
+
+class FlowStory:
+    """What is told of one flow run, through all its attempts.
+
+    Parameters
+    ----------
+    id
+        The id of the run.
+    parent
+        The flow or call that calls the flow, or None.
+    """
+
+    def __init__(self, id: str, parent: Scope | None) -> None:
+        self._id = id
+        self._parent = parent
+        self.events: Outlet = STREAM if parent is None else parent.engine.events
+        """Where the run and its calls tell what happens."""
+        self._began = 0.0
+        self._is_over = False
+
+    def begin(self, name: str, flow_name: str, engine: Engine) -> None:
+        """Tell that the body is about to run for the first time."""
+        self._began = time.time()
+        put = self.events.put
+        if put is None:
+            return
+        runner = engine.home.runner if engine.runner is None and engine.home is not None else engine.runner
+        above = self._parent.engine.flow_run.id if self._parent is not None else None
+        number = self._parent.number if self._parent is not None else None
+        told = "here" if runner is None else repr(runner)
+        slots = None if runner is None else runner.plan().slots
+        put(FlowStarted(self._began, self._id, name, flow_name, told, slots, above, number))
+
+    def tell_finished(self, state: str, message: str | None) -> None:
+        """Tell that the run is over; only the first time counts."""
+        if self._is_over or not self._began:
+            return
+        self._is_over = True
+        put = self.events.put
+        if put is not None:
+            now = time.time()
+            line = (message or "").partition("\n")[0]
+            put(FlowFinished(now, self._id, state, now - self._began, line))
+
+    def end(self) -> None:
+        """Return when everything that happened has been told, if nothing is around this run that goes on.
+
+        It may be left without a state, if Ctrl-C comes between two attempts.
+        """
+        error = sys.exc_info()[1]
+        self.tell_finished("Crashed", None if error is None else brief(error))
+        if self._parent is None and STREAM.put is not None:
+            STREAM.flush()
