@@ -188,7 +188,9 @@ class _Page:
     def path_advice(self) -> str:
         """What would make the flow shorter, in a sentence."""
         shares = self.path_shares
-        return _ADVICE[shares[0].name] if shares else ""
+        if not shares:
+            return ""
+        return _ONE_SLOT if self._summary.slots == 1 else _ADVICE[shares[0].name]
 
     @property
     def steps(self) -> list[dict[str, str]]:
@@ -315,12 +317,13 @@ class _Page:
         return {"time": time, "level": log.level, "who": who, "message": log.message}
 
 
+_ONE_SLOT: Final = "One call ran at a time: a runner with more slots might make this flow shorter."
 _ADVICE: Final = {
     "body": "Most of it is the body of the flow itself: what it does between calls is not shared among workers.",
     "waiting": "Most of it is time in which a call was not ready though what it needs was.",
     "queued": "Most of it is waiting for room at the runner: more workers would make this flow shorter.",
     "sending": "Most of it is on the way to workers, or behind other calls of a batch.",
-    "running": "Most of it is bodies of calls that need each other: more workers would not make this flow shorter.",
+    "running": "Most of it is bodies of calls, one of which led to the next: more workers would change little.",
     "retrying": "Most of it is waiting before calls are run again.",
 }
 
