@@ -11,7 +11,16 @@ from ._colours import GREY, STATE_COLOURS, task_colours
 from ._graphs import records_of
 from ._summary import Summary
 
-__all__ = ["graph_figure"]
+__all__ = ["graph_figure", "text_colours"]
+
+_TEXT_COLOURS: Final = """
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+const colour = () => {
+  for (const label of labels) label.glyph.text_color = {value: dark.matches ? "#dde1e6" : "#1b2128"};
+};
+dark.addEventListener("change", colour);
+colour();
+"""
 
 # In pixels: from the middle of one node to that of the next, a line of text, and a character of it.
 _DOWN: Final = 120
@@ -64,6 +73,11 @@ def graph_figure(summary: Summary) -> Drawn:
 def _box_of(drawing: Drawing, node: Node) -> list[str]:
     """Return the line that says which flow a node is of, where there are several."""
     return [f"in {drawing.boxes[node.box].name}"] if node.box and len(drawing.boxes) > 1 else []
+
+
+def text_colours(document: Drawn) -> Drawn:
+    """Return what gives the texts of the graph in a document the colour of the page: a canvas knows no style sheets."""
+    return bokeh_models().CustomJS(args={"labels": list(document.select({"name": "labels"}))}, code=_TEXT_COLOURS)
 
 
 # Layout
@@ -184,5 +198,6 @@ def _draw_nodes(graph: Drawn, drawing: Drawing, places: list[_Place], texts: lis
         text_color=GREY,
         text_font_size="13px",
         text_align="center",
+        name="labels",
         text_baseline="middle",
     )

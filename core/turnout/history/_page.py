@@ -88,10 +88,11 @@ def save_report(history: History, path: Path) -> None:
 def _html(history: History) -> str:
     require_libraries()
     import jinja2
+    from bokeh.document import Document
     from bokeh.embed import file_html
     from bokeh.resources import INLINE
 
-    from ._graph_figure import graph_figure
+    from ._graph_figure import graph_figure, text_colours
     from ._timeline import timeline
 
     summary = Summary(history)
@@ -99,9 +100,12 @@ def _html(history: History) -> str:
     source = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     # All that tasks and users have written goes through this, and is escaped by it.
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
-    figures = [timeline(summary, path), graph_figure(summary)]
+    document = Document()
+    for root in (timeline(summary, path), graph_figure(summary)):
+        document.add_root(root)
+    document.js_on_event("document_ready", text_colours(document))
     variables = {"page": _Page(summary, path)}
-    return file_html(figures, INLINE, title=_title(history), template=template, template_variables=variables)
+    return file_html(document, INLINE, title=_title(history), template=template, template_variables=variables)
 
 
 def _title(history: History) -> str:
@@ -320,7 +324,7 @@ class _Page:
 _ONE_SLOT: Final = "One call ran at a time: a runner with more slots might make this flow shorter."
 _ADVICE: Final = {
     "body": "Most of it is the body of the flow itself: what it does between calls is not shared among workers.",
-    "waiting": "Most of it is time in which a call was not ready though what it needs was.",
+    "waiting": "Most of it is between the end of a call and the moment in which others that need it were ready.",
     "queued": "Most of it is waiting for room at the runner: more workers would make this flow shorter.",
     "sending": "Most of it is on the way to workers, or behind other calls of a batch.",
     "running": "Most of it is bodies of calls, one of which led to the next: more workers would change little.",

@@ -16,9 +16,10 @@ from ._summary import Summary
 __all__ = ["timeline"]
 
 # In pixels.
-_LANE: Final = 22
-_HIGHEST: Final = 640
-_LOWEST: Final = 90
+_HIGHEST_LANE: Final = 22
+_LOWEST_LANE: Final = 6
+_USUAL_HEIGHT: Final = 800
+_AXIS: Final = 60
 
 # Between the lanes of two workers, in lanes.
 _GAP: Final = 0.5
@@ -177,7 +178,8 @@ def _lanes_figure(rows: Sequence[_Row], across: Drawn) -> Drawn:
     models = bokeh_models()
 
     lowest = rows[-1].y if rows else 0.0
-    height = round(min(_HIGHEST, max(_LOWEST, (1 - lowest) * _LANE + 60)))
+    count = 1 - lowest
+    height = round(count * max(_LOWEST_LANE, min(_HIGHEST_LANE, _USUAL_HEIGHT / count)) + _AXIS)
     down = models.Range1d(lowest - 0.3, 1.3, bounds=(lowest - 0.3, 1.3))
     lanes = new_figure(
         x_range=across,
@@ -190,13 +192,14 @@ def _lanes_figure(rows: Sequence[_Row], across: Drawn) -> Drawn:
         name="lanes",
         x_axis_label="seconds",
     )
-    dimensions: Any = "both" if height == _HIGHEST else "width"
-    pan = models.PanTool(dimensions=dimensions)
-    lanes.add_tools(pan, models.WheelZoomTool(dimensions=dimensions, modifiers={"ctrl": True}))
+    pan = models.PanTool(dimensions="width")
+    # Without Ctrl the wheel is for the page.
+    lanes.add_tools(pan, models.WheelZoomTool(dimensions="width", modifiers={"ctrl": True}))
     lanes.toolbar.active_drag = pan
     labels = _labels(rows)
     lanes.yaxis.ticker = models.FixedTicker(ticks=list(labels))
-    lanes.yaxis.major_label_overrides = dict(labels)
+    # As they are: of a text, what stands between $$ would be taken for a formula, and fetched from the network.
+    lanes.yaxis.major_label_overrides = {y: models.PlainText(text=label) for y, label in labels.items()}
     lanes.ygrid.visible = False
     return lanes
 
