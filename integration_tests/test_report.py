@@ -47,6 +47,12 @@ _SHOWN: Final = """
   return [...bars.view.indices].map((number) => bars.data_source.data.name[number]);
 }
 """
+_KINDS_OF_LABELS: Final = """
+() => {
+  const [axis] = Bokeh.documents[0].get_model_by_name("lanes").left;
+  return [...axis.major_label_overrides.values()].map((label) => label.type);
+}
+"""
 _FRAMES: Final = """
 () => {
   window.frames_ = [];
@@ -223,6 +229,7 @@ def test_what_users_wrote_is_text(browser: Browser, tmp_path: Path) -> None:
         assert "<img src=x" in tooltip(page)
         assert page.locator("img").count() == 0
         assert page.evaluate("window.hacked") is None
+        assert page.evaluate(_KINDS_OF_LABELS) == ["PlainText"]
         assert "{{7*7}} &amp; @state" in page.locator("h1").inner_text()
 
 

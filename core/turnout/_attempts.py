@@ -15,7 +15,7 @@ from typing import Any
 from ._arguments import replace_arguments
 from ._bodies import call_body
 from ._call import EMPTY, Call
-from ._context import TASK_RUNS, current_scope
+from ._context import TASK_RUNS, current_scope, run_ids, within
 from ._ending import (
     PENDING,
     RETRYING,
@@ -216,13 +216,15 @@ def crashed(call: Call, attempt: int, cause: str) -> Sequence[Call]:
             if call.engine.events.put is not None:
                 tell_retrying(call, attempt, StateType.CRASHED, 0.0, cause)
     if again:
-        logger.warning(
-            "Task run %r - The worker died (%s); it is run again, %d of %d.",
-            call.future.name,
-            cause,
-            trouble.crashes,
-            call.task.crash_retries,
-        )
+        with within(call):
+            logger.warning(
+                "Task run %r - The worker died (%s); it is run again, %d of %d.",
+                call.future.name,
+                cause,
+                trouble.crashes,
+                call.task.crash_retries,
+                extra=run_ids(call.describe()),
+            )
         return (call,)
     error = CrashedRun(
         f"The worker that ran {call.future.name} died: {cause.rstrip('.')}. "
@@ -255,7 +257,10 @@ def _will_retry(call: Call, attempt: int, error: Exception, type_: StateType) ->
     if trouble.timer is not None:
         trouble.timer()
     logger_line = "Task run %r - Received non-final state Retrying(%r): retry %d of %d in %.3g s."
-    TASK_RUNS.info(logger_line, call.future.name, brief(error), trouble.retries, task.retries, delay)
+    if TASK_RUNS.isEnabledFor(logging.INFO):
+        name, ids = call.future.name, run_ids(call.describe())
+        with within(call):
+            TASK_RUNS.info(logger_line, name, brief(error), trouble.retries, task.retries, delay, extra=ids)
     call.dispatcher.later(call, delay)
     return True
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ._dispatch import Dispatcher
     from ._engine import Engine
     from ._task import Task
-    from ._telling import Begun
+    from ._telling import Told
 
 __all__ = ["EMPTY", "NO_KEYWORDS", "Call", "Trouble"]
 
@@ -41,8 +41,8 @@ class Call(Batch):
         "dispatcher",
         "engine",
         "future",
+        "is_known_ready",
         "kwargs",
-        "label",
         "pending",
         "queued",
         "scope",
@@ -78,10 +78,15 @@ class Call(Batch):
     # How many runs of each name were submitted inside of this one.
     counters: MutableMapping[str, Iterator[int]] | None
     trouble: Trouble | None
-    # The name by which those who listen to events were told that it is ready; None before.
-    label: str | None
+    # Whether those who listen to events were told that it is ready.
+    is_known_ready: bool
     # What they were told last of its body.
-    told: Begun | None
+    told: Told | None
+
+    @property
+    def around(self) -> Scope:
+        """What it was submitted in."""
+        return self.scope
 
     @property
     def number(self) -> int:

@@ -27,6 +27,7 @@ __all__ = [
     "seed_of",
     "set_registered",
     "tags",
+    "within",
 ]
 
 FLOW_RUNS = logging.getLogger("turnout.flow_runs")
@@ -79,6 +80,11 @@ class Scope(Protocol):
         ...
 
     @property
+    def around(self) -> Scope | None:
+        """What this run was submitted in, as far as that is in this process."""
+        ...
+
+    @property
     def number(self) -> int | None:
         """What a call goes by in events; None for a flow. Those of another process are below zero: -1 for 0."""
         ...
@@ -94,6 +100,16 @@ class Scope(Protocol):
 
 current_scope: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("turnout_scope", default=None)
 current_tags: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("turnout_tags", default=frozenset())
+
+
+@contextlib.contextmanager
+def within(scope: Scope | None) -> Iterator[None]:
+    """Have what happens in the block be of a run: what is submitted, and what is logged."""
+    token = current_scope.set(scope)
+    try:
+        yield
+    finally:
+        current_scope.reset(token)
 
 
 def get_run_context() -> RunContext:

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from ._arguments import PLAIN, awaited_futures, find_futures
 from ._call import EMPTY, NO_KEYWORDS, Call
 from ._circles import no_circle
-from ._context import TASK_RUNS, Scope
+from ._context import TASK_RUNS, Scope, within
 from ._ending import RUNNING, give_name, run_hooks, settle, start, task_run
 from ._event_stream import STREAM, Outlet
 from ._future import CANCELLED, COMPLETED, UPSTREAM_FAILED, Failure, TaskFuture, summary
 from ._map import Arguments, elements_of
-from ._scopes import FlowScope, calls_around, next_index, remote_around
+from ._remote_scope import remote_around
+from ._scopes import FlowScope, calls_around, next_index
 from ._signals import INTERRUPTS, stop_inner
 from ._state import State, StateType
 from ._stopping import stop_body
@@ -231,7 +232,7 @@ class Engine:
         call.thread = 0
         call.counters = None
         call.trouble = None
-        call.label = None
+        call.is_known_ready = False
         call.told = None
         future._call = call
         return call
@@ -520,7 +521,7 @@ class Engine:
         if type_ in FAILURES:
             self.failures.append(future)
         if self.logs or type_ in FAILURES:
-            self._log_end(future, type_)
+            self._log_end(call, type_)
         try:
             if call.task.has_hooks:
                 self._run_hooks(call.task.hooks_for(type_), call)
@@ -540,7 +541,8 @@ class Engine:
         if self._gates:
             self.emptied()
 
-    def _log_end(self, future: TaskFuture[Any], type_: StateType) -> None:
+    def _log_end(self, call: Call, type_: StateType) -> None:
+        future = call.future
         level = logging.ERROR if type_ in FAILURES else logging.INFO
         if TASK_RUNS.isEnabledFor(level):
             error = future._data.error if type_ > StateType.CACHED else None
@@ -551,7 +553,8 @@ class Engine:
                 "task_run_id": future.task_run_id,
                 "task_run_name": future.name,
             }
-            TASK_RUNS.log(level, "Task run %r - Finished in state %r", future.name, state, extra=ids)
+            with within(call):
+                TASK_RUNS.log(level, "Task run %r - Finished in state %r", future.name, state, extra=ids)
 
     def _run_hooks(self, hooks: Sequence[Any], call: Call) -> None:
         # Being told by a hook is not a look: the flow shall fail all the same.

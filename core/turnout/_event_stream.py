@@ -18,7 +18,10 @@ from ._signals import INTERRUPTS, wait_for
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["STREAM", "Outlet", "Stream", "Subscription"]
+__all__ = ["EVENT", "STREAM", "Outlet", "Stream", "Subscription"]
+
+EVENT: Final = 6
+"""The first field of a row that holds an event. The other kinds are in :mod:`turnout._event_rows`."""
 
 logger = logging.getLogger("turnout")
 
@@ -29,8 +32,16 @@ _PATIENCE: Final = 2.0
 class Outlet(Protocol):
     """Where the events of an engine go."""
 
-    put: Callable[[Any], object] | None
-    """Takes an event, in any thread; None while nobody listens."""
+    put: Callable[[Sequence[Any]], object] | None
+    """Takes a row, in any thread: see :mod:`turnout._event_rows`. None while nobody listens."""
+
+
+def drained(rows: list[Any]) -> list[Any]:
+    """Return what is in a list to which other threads add, and take it out. They add whole rows at once."""
+    count = len(rows)
+    taken = rows[:count]
+    del rows[:count]
+    return taken
 
 
 class Subscription:
@@ -46,8 +57,8 @@ class Subscription:
         self._stream = stream
         self._callback = callback
         self._interval = interval_seconds
-        self._events: deque[Any] = deque(first)
-        self.put: Final = self._events.append
+        self._rows = list(first)
+        self.put: Final = self._rows.extend
         self._generation = _forks.generation
         self._asked = threading.Event()
         # Those who wait until everything that has happened so far is told.
@@ -98,11 +109,11 @@ class Subscription:
             self._waiting.popleft().set()
 
     def _tell(self) -> None:
-        events = [self._events.popleft() for _ in range(len(self._events))]
-        if not events:
+        rows = drained(self._rows)
+        if not rows:
             return
         try:
-            self._callback(events)
+            self._callback(self._stream.made(rows))
         except BaseException:
             # Of a thread that ends by SystemExit nobody would hear.
             logger.exception("%r, which listens to events, raised; it is told of no more.", self._callback)
@@ -122,19 +133,26 @@ class Stream:
     """All events of this process."""
 
     def __init__(self) -> None:
-        self.put: Callable[[Any], object] | None = None
+        self.put: Callable[[Sequence[Any]], object] | None = None
         self.subscriptions: tuple[Subscription, ...] = ()
-        # Who uses which worker that is up, and the event that said so.
-        self.workers: dict[str, tuple[Any, set[object]]] = {}
+        # Who uses which worker that is up, and the row that said so.
+        self.workers: dict[str, tuple[Sequence[Any], set[object]]] = {}
+        # Called with whether anybody listens, when that changes. Put there by those who stand above.
+        self.on_change: Callable[[bool], object] | None = None
+        # Makes events of rows.
+        self.made: Callable[[list[Any]], Sequence[Any]] = list
+        # This process runs calls of somebody else's flows, or was forked from one that listens: it writes no file.
+        self.is_elsewhere = False
         self._lock = free_in_forks(threading.Lock())
 
     def subscribe(
         self, callback: Callable[[Sequence[Any]], object], interval_seconds: float, first: Iterable[Any] = ()
     ) -> Subscription:
-        """Add somebody who listens, and is told something first, and then which workers are up."""
+        """Add somebody who listens; the first row is told before all, and then which workers are up."""
         with self._lock:
-            up = [event for event, _ in list(self.workers.values())]
-            subscription = Subscription(self, callback, interval_seconds, (*first, *up))
+            up = [row for row, _ in list(self.workers.values())]
+            rows = [field for row in (first, *up) for field in row]
+            subscription = Subscription(self, callback, interval_seconds, rows)
             self._set((*self.subscriptions, subscription))
         return subscription
 
@@ -148,38 +166,41 @@ class Stream:
         for subscription in self.subscriptions:
             subscription.flush()
 
-    def use_worker(self, event: Any, user: object) -> None:
+    def use_worker(self, worker: str, row: Sequence[Any], user: object) -> None:
         """Note that somebody uses a worker, and tell that it is up if nobody did before."""
         with self._lock:
-            known = self.workers.get(event.worker)
+            known = self.workers.get(worker)
             if known is None:
-                self.workers[event.worker] = event, {user}
+                self.workers[worker] = row, {user}
             else:
                 known[1].add(user)
             put = self.put
         if known is None and put is not None:
-            put(event)
+            put(row)
 
-    def leave_worker(self, event: Any, user: object | None) -> None:
+    def leave_worker(self, worker: str, row: Sequence[Any], user: object | None) -> None:
         """Note that somebody uses a worker no more, None for all, and tell that it is down if nobody else does."""
         with self._lock:
-            known = self.workers.get(event.worker)
+            known = self.workers.get(worker)
             if known is None:
                 return
             known[1].discard(user)
             if known[1] and user is not None:
                 return
-            del self.workers[event.worker]
+            del self.workers[worker]
             put = self.put
         if put is not None:
-            put(event)
+            put(row)
 
     def end(self) -> None:
         """Have nobody listen any more, in a process that was forked: it has none of the threads."""
+        self.is_elsewhere = self.is_elsewhere or bool(self.subscriptions)
         self._set(())
         self.workers.clear()
 
     def _set(self, subscriptions: tuple[Subscription, ...]) -> None:
+        if bool(subscriptions) != bool(self.subscriptions) and self.on_change is not None:
+            self.on_change(bool(subscriptions))
         self.subscriptions = subscriptions
         if not subscriptions:
             self.put = None
@@ -188,9 +209,9 @@ class Stream:
         else:
             self.put = self._put_to_all
 
-    def _put_to_all(self, event: Any) -> None:
+    def _put_to_all(self, row: Sequence[Any]) -> None:
         for subscription in self.subscriptions:
-            subscription.put(event)
+            subscription.put(row)
 
 
 STREAM: Final = Stream()

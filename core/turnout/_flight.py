@@ -26,8 +26,8 @@ from ._serialization import Parcel, explain_load
 from ._shared import SharedArguments
 from ._state import StateType
 from ._stopping import body_ended
-from ._telling import tell_finished, tell_retrying
-from ._trips import tell_loss, tell_news, tell_record, tell_returned
+from ._telling import tell_retrying
+from ._trips import tell_loss, tell_news, tell_news_of, tell_record, tell_returned
 from ._waiting import LOCK, delivering, logged
 from .runner import Batch, Outcome, OutcomeKind, Stored, TaskRunner
 
@@ -121,7 +121,7 @@ class FlightDispatcher(Dispatcher):
                 self._send_prepared(batch, outcomes)
             for outcome in outcomes:
                 if outcome.kind is not OutcomeKind.VALUE or not self._took_value(batch, outcome, now):
-                    self._take_in(batch, outcome)
+                    self._take_in(batch, outcome, now)
             self._settle_kept()
             if isinstance(batch, PackedBatch) and batch.ahead:
                 self._forget_unwanted(batch)
@@ -175,13 +175,13 @@ class FlightDispatcher(Dispatcher):
                     if not dependent.pending:
                         ready.append(dependent)
         self._batching.learn(call, outcome.seconds, outcome.size)
-        if engine.events.put is not None:
-            tell_returned(batch, call, outcome)
         if listeners is not None or engine.logs or call.task.has_hooks:
+            if engine.events.put is not None:
+                tell_news_of(batch, call, call.attempt, outcome, now)
             engine.finished(call, COMPLETED, listeners)
         else:
             if engine.events.put is not None:
-                tell_finished(call, COMPLETED)
+                tell_returned(batch, call, outcome, now)
             engine.let_go(call)
         if ready:
             self._start(ready)
@@ -192,7 +192,7 @@ class FlightDispatcher(Dispatcher):
             self._over(batch, call)
         return True
 
-    def _take_in(self, batch: Batch, outcome: Outcome) -> None:
+    def _take_in(self, batch: Batch, outcome: Outcome, now: float) -> None:
         call = batch.calls[outcome.index]
         if outcome.kind is OutcomeKind.RECORD:
             if not (isinstance(batch, PackedBatch) and tell_record(batch, call, outcome.data)):
@@ -217,7 +217,7 @@ class FlightDispatcher(Dispatcher):
             if outcome.kind is OutcomeKind.CRASHED or outcome.kind is OutcomeKind.LOST:
                 tell_loss(batch, call, attempt, outcome)
             elif wanted and outcome.kind is not OutcomeKind.RETURNED:
-                tell_news(batch, call, attempt, outcome)
+                tell_news(batch, call, attempt, outcome, now)
         if wanted and outcome.kind not in (OutcomeKind.RETURNED, OutcomeKind.LOST):
             self._begin(call, attempt)
         if outcome.kind is OutcomeKind.STARTED:
@@ -265,7 +265,7 @@ class FlightDispatcher(Dispatcher):
                 return
             attempt = batch.attempts[outcome.index]
             if call.engine.events.put is not None:
-                tell_news(batch, call, attempt, outcome)
+                tell_news(batch, call, attempt, outcome, time.time())
             self._begin(call, attempt)
             self._start(self._settled(batch, call, attempt, outcome, False))
 
@@ -385,6 +385,6 @@ class FlightDispatcher(Dispatcher):
             if suspect:
                 trouble_of(call).dangerous = True
             told = call.told
-            if told is not None and told.attempt == attempt and not told.ended:
+            if told is not None and told[1] == attempt and not told[5]:
                 tell_retrying(call, attempt, StateType.CRASHED, 0.0, cause)
         return (call,)

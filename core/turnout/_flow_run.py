@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ._arguments import find_futures, replace
 from ._backends import Backends
 from ._choice import engine_for
-from ._context import FLOW_RUNS, current_scope
+from ._context import FLOW_RUNS, current_scope, within
 from ._ending import run_hooks
 from ._engine import Engine
 from ._flow_story import FlowStory
@@ -96,7 +96,7 @@ class FlowRun:
     def _within_time(self, engine: Engine, body: Callable[[], Any]) -> Any:
         with self._prints():
             if self.flow.timeout_seconds is None:
-                with _scope(engine.flow_run):
+                with within(engine.flow_run):
                     return _call(body)
             return _in_thread(engine, body, self.flow.timeout_seconds, self._time_is_up())
 
@@ -126,7 +126,7 @@ class FlowRun:
         self.attempt += 1
         engine = self._engine()
         try:
-            with self._prints(), _scope(engine.flow_run):
+            with self._prints(), within(engine.flow_run):
                 limit = asyncio.timeout(self.flow.timeout_seconds)
                 try:
                     async with limit:
@@ -173,7 +173,7 @@ class FlowRun:
             items = body()
             try:
                 while True:
-                    with _scope(engine.flow_run):
+                    with within(engine.flow_run):
                         try:
                             item = await anext(items)
                         except StopAsyncIteration:
@@ -269,22 +269,27 @@ class FlowRun:
         run_hooks(self.flow.on_running_hooks, self.flow, self, State(StateType.RUNNING, None, time.time()))
 
     def _say_retrying(self, state: State, delay: float) -> None:
-        FLOW_RUNS.info(
-            "Flow run %r - Received non-final state Retrying(%r): retry %d of %d in %.3g s.",
-            self.name,
-            state.message,
-            self.attempt,
-            self.flow.retries,
-            delay,
-            extra=self._ids(),
-        )
+        with self._speaking():
+            FLOW_RUNS.info(
+                "Flow run %r - Received non-final state Retrying(%r): retry %d of %d in %.3g s.",
+                self.name,
+                state.message,
+                self.attempt,
+                self.flow.retries,
+                delay,
+                extra=self._ids(),
+            )
 
     def _ended(self, state: State) -> State:
-        self._story.tell_finished(state.name, state.message)
         level = logging.INFO if state.is_completed() else logging.ERROR
-        FLOW_RUNS.log(level, "Flow run %r - Finished in state %r", self.name, state, extra=self._ids())
+        with self._speaking():
+            FLOW_RUNS.log(level, "Flow run %r - Finished in state %r", self.name, state, extra=self._ids())
+        self._story.tell_finished(state.name, state.message)
         run_hooks(self.flow.hooks_for(state.type), self.flow, self, state)
         return state
+
+    def _speaking(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._current is None else within(self._current.flow_run)
 
     def _ids(self) -> dict[str, object]:
         return {"flow_run_id": self.id, "flow_run_name": self.name, "task_run_id": None, "task_run_name": None}
@@ -328,15 +333,6 @@ async def _await(body: Callable[[], Any]) -> Any:
 @calls_flow
 def _go_on(go_on: Callable[[Any], Any], given: Any) -> Any:
     return go_on(given)
-
-
-@contextlib.contextmanager
-def _scope(scope: FlowScope) -> Iterator[None]:
-    token = current_scope.set(scope)
-    try:
-        yield
-    finally:
-        current_scope.reset(token)
 
 
 def _in_thread(engine: Engine, body: Callable[[], Any], seconds: float, too_late: FlowRunTimeoutError) -> Any:

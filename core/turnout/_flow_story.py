@@ -6,8 +6,11 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from ._event_stream import STREAM, Outlet
+from ._event_file import FILE
+from ._event_rows import Events
+from ._event_stream import EVENT, STREAM, Outlet
 from ._future import brief
+from ._log_events import note_logs
 from .events import FlowFinished, FlowStarted
 
 if TYPE_CHECKING:
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
     from ._engine import Engine
 
 __all__ = ["FlowStory"]
+
+STREAM.on_change = note_logs
+STREAM.made = Events
 
 
 class FlowStory:
@@ -26,9 +32,16 @@ class FlowStory:
         The id of the run.
     parent
         The flow or call that calls the flow, or None.
+
+    Raises
+    ------
+    EventFileError
+        If events are to be written where they can't be.
     """
 
     def __init__(self, id: str, parent: Scope | None) -> None:
+        if parent is None:
+            FILE.begin()
         self._id = id
         self._parent = parent
         self.events: Outlet = STREAM if parent is None else parent.engine.events
@@ -47,7 +60,7 @@ class FlowStory:
         number = self._parent.number if self._parent is not None else None
         told = "here" if runner is None else repr(runner)
         slots = None if runner is None else runner.plan().slots
-        put(FlowStarted(self._began, self._id, name, flow_name, told, slots, above, number))
+        put((EVENT, FlowStarted(self._began, self._id, name, flow_name, told, slots, above, number)))
 
     def tell_finished(self, state: str, message: str | None) -> None:
         """Tell that the run is over; only the first time counts."""
@@ -58,7 +71,7 @@ class FlowStory:
         if put is not None:
             now = time.time()
             line = (message or "").partition("\n")[0]
-            put(FlowFinished(now, self._id, state, now - self._began, line))
+            put((EVENT, FlowFinished(now, self._id, state, now - self._began, line)))
 
     def end(self) -> None:
         """Return when everything that happened has been told, if nothing is around this run that goes on.

@@ -5,22 +5,19 @@ from __future__ import annotations
 import heapq
 import itertools
 import os
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 from . import _forks
 
-__all__ = ["Place", "give_place", "host_and_process", "take_place"]
+__all__ = ["NOWHERE", "Place", "give_place", "host_and_process", "take_place"]
 
 
-class Place(NamedTuple):
-    """Where a body runs."""
+Place: TypeAlias = tuple[str, str, int, int]
+"""A worker, as its host and process, such as ``"node7:4242"``; the host; the process; and the slot, which is the lowest
+number that nothing else in the process had when it began, from 0."""
 
-    worker: str
-    """Host and process, such as ``"node7:4242"``."""
-    host: str
-    pid: int
-    slot: int
-    """The lowest number that nothing else in the process had when it began, from 0."""
+NOWHERE: Final[Place] = ("", "", 0, 0)
+"""Stands for a place that nobody knows."""
 
 
 def host_and_process() -> tuple[str, int]:
@@ -45,7 +42,7 @@ class _Places:
         except IndexError:
             host, pid = host_and_process()
             slot = next(self.numbers)
-            place = self.all[slot] = Place(f"{host}:{pid}", host, pid, slot)
+            place = self.all[slot] = (f"{host}:{pid}", host, pid, slot)
             return place
 
 
@@ -60,4 +57,4 @@ def take_place() -> Place:
 
 def give_place(place: Place) -> None:
     """Give a place back."""
-    heapq.heappush(_PLACES.free, place.slot)
+    heapq.heappush(_PLACES.free, place[3])

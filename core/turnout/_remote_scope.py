@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ._context import RunContext, seed_of
+from ._context import RunContext, Scope, seed_of
+from ._event_rows import Events
+from ._event_stream import drained
 from ._failures import encode, without_own_frames
 from ._shipment import FlowInfo, Job, Kind, Shipment, this_process
 from ._stop import Stop, send
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ._engine import Engine
     from .runner import TaskRunner
 
-__all__ = ["RemoteScope", "encoded"]
+__all__ = ["RemoteScope", "encoded", "remote_around"]
 
 # How long events may wait for others to be sent with them, in seconds.
 _EVENTS_SECONDS: Final = 0.1
@@ -41,7 +42,7 @@ class BatchUnderWay(Protocol):
 class RemoteScope:
     """A call on a worker, as the scope of what it submits."""
 
-    __slots__ = ("_engine", "_outlet", "counters", "index", "job", "kind", "log_prints", "runs")
+    __slots__ = ("_engine", "_outlet", "around", "counters", "index", "job", "kind", "log_prints", "runs")
 
     def __init__(self, index: int, job: Job, kind: Kind, runs: BatchUnderWay) -> None:
         self.runs = runs
@@ -52,6 +53,7 @@ class RemoteScope:
         self.counters: MutableMapping[str, Iterator[int]] | None = None
         self._engine: Engine | None = None
         self._outlet: Forwarded | None = None
+        self.around = None
 
     @property
     def number(self) -> int | None:
@@ -138,6 +140,13 @@ class RemoteScope:
         return unlooked
 
 
+def remote_around(scope: Scope | None) -> RemoteScope | None:
+    """Return the call of another process that a scope is inside of, if this process is a worker."""
+    while scope is not None and not isinstance(scope, RemoteScope):
+        scope = scope.around
+    return scope
+
+
 class Forwarded:
     """Where calls and flows within a call on a worker tell what happens: sent to the driver, some at a time.
 
@@ -152,24 +161,24 @@ class Forwarded:
     def __init__(self, runs: BatchUnderWay, index: int) -> None:
         self._runs = runs
         self._index = index
-        self._events: deque[Any] = deque()
+        self._rows: list[Any] = []
         # Makes taking what is there and sending it one step, so that it goes in order.
         self._sending = threading.RLock()
         self._due = time.time() + _EVENTS_SECONDS
-        self.put: Callable[[Any], object] | None = None if runs.shipment.numbers is None else self._put
+        self.put: Callable[[Sequence[Any]], object] | None = None if runs.shipment.numbers is None else self._put
 
-    def _put(self, event: Any) -> None:
-        self._events.append(event)
-        if event.time >= self._due:
+    def _put(self, row: Sequence[Any]) -> None:
+        self._rows.extend(row)
+        if time.time() >= self._due:
             self.send()
 
     def send(self) -> None:
         """Send what there is."""
         with self._sending:
             self._due = time.time() + _EVENTS_SECONDS
-            events = [self._events.popleft() for _ in range(len(self._events))]
-            if events:
-                message = ("events", this_process(), events)
+            rows = drained(self._rows)
+            if rows:
+                message = ("events", this_process(), list(Events(rows)))
                 self._runs.emit([Outcome(self._index, OutcomeKind.RECORD, message)])
 
 

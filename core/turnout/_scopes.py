@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from ._call import Call
 from ._context import RunContext, Scope, current_tags, seed_of
-from ._remote_scope import RemoteScope
 
 if TYPE_CHECKING:
     from ._engine import Engine
 
-__all__ = ["FlowScope", "calls_around", "next_index", "remote_around"]
+__all__ = ["FlowScope", "calls_around", "next_index"]
 
 
 class FlowScope:
@@ -32,7 +31,7 @@ class FlowScope:
         parent: Scope | None = None,
     ) -> None:
         self.engine = engine
-        self.parent = parent
+        self.around = parent
         self.id = id
         self.name = name
         self.flow_name = flow_name
@@ -72,16 +71,7 @@ def calls_around(scope: Scope | None) -> Iterator[Call]:
     while scope is not None:
         if isinstance(scope, Call):
             yield scope
-            scope = scope.scope
-        else:
-            scope = scope.parent if isinstance(scope, FlowScope) else None
-
-
-def remote_around(scope: Scope | None) -> RemoteScope | None:
-    """Return the call of another process that a scope is inside of, if this process is a worker."""
-    while scope is not None and not isinstance(scope, RemoteScope):
-        scope = scope.scope if isinstance(scope, Call) else scope.parent if isinstance(scope, FlowScope) else None
-    return scope
+        scope = scope.around
 
 
 def next_index(scope: Scope, name: str) -> int:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ._backends import Backends
 from ._context import current_scope
 from ._engine import Engine
+from ._event_file import FILE
+from ._event_stream import STREAM
 from ._signals import INTERRUPTS
 from ._stopping import end_from_outside
 
@@ -46,6 +48,8 @@ def _session(runner: TaskRunner) -> Iterator[None]:
 
     Raises
     ------
+    EventFileError
+        If events are to be written where they can't be.
     ExceptionGroup
         At the end of the block, of the failures of calls at which nobody looked.
     """
@@ -53,6 +57,8 @@ def _session(runner: TaskRunner) -> Iterator[None]:
     if around is not None and around.engine.is_dry:
         yield from _dry_session(around.engine, runner)
         return
+    if around is None:
+        FILE.begin()
     backends = Backends()
     engine = Engine(backends, runner)
     with INTERRUPTS.handled(functools.partial(end_from_outside, engine, threading.get_ident())):
@@ -74,6 +80,8 @@ def _session(runner: TaskRunner) -> Iterator[None]:
             current_scope.reset(token)
             engine.close()
             backends.close()
+            if around is None and STREAM.put is not None:
+                STREAM.flush()
 
 
 def _dry_session(engine: Engine, runner: TaskRunner) -> Iterator[None]:

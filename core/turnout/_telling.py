@@ -2,29 +2,21 @@
 
 Whoever calls a function here has looked before that somebody listens. A call may be cancelled at any time, and what is
 told of it must not come after its end: so everything but that is told with the lock of all futures held, while the call
-is not final. Events hold text and numbers only: no argument or result stays alive
-for them. They are made by :func:`tuple.__new__`, because their classes' own takes twice as long.
+is not final.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from ._event_stream import STREAM
+from ._event_rows import BEGUN, CREATED, FINISHED, READY
+from ._event_stream import EVENT, STREAM
 from ._locks import LOCK
+from ._places import NOWHERE, Place
 from ._state import StateType
 from ._tracebacks import printed
-from .events import (
-    CallCreated,
-    CallFinished,
-    CallReady,
-    CallRetrying,
-    CallSent,
-    CallStarted,
-    WorkerDown,
-    WorkerUp,
-)
+from .events import CallRetrying, WorkerDown, WorkerUp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,26 +24,30 @@ if TYPE_CHECKING:
     from ._call import Call
     from ._dispatch import Dispatcher
     from ._future import TaskFuture
-    from ._places import Place
 
 __all__ = [
-    "Begun",
-    "tell_begun",
+    "Told",
     "tell_begun_here",
     "tell_created",
     "tell_finished",
     "tell_ready",
-    "tell_ready_at",
     "tell_retrying",
-    "tell_sent",
     "tell_stopped",
     "tell_worker",
 ]
 
-_new: Final[Any] = tuple.__new__
-_now: Final = time.time
+Told: TypeAlias = tuple[float, int, Place, int | None, int, float, float, int]
+"""The last attempt at a call of which somebody was told: when it began, which it is, where; the number of its batch,
+and how many bytes travelled with it; when the body ended (0 before that, and where that is the call's end), how long it
+ran, and how many bytes came back."""
+
 PENDING: Final = StateType.PENDING
-_STATES: Final = {
+COMPLETED: Final = StateType.COMPLETED
+_now: Final = time.time
+_NOT_BEGUN: Final[Told] = (0.0, 0, NOWHERE, None, 0, 0.0, 0.0, 0)
+# What a call may become before its body ends.
+_BEFORE_THE_END: Final = (StateType.CANCELLED, StateType.TIMED_OUT)
+STATES: Final = {
     StateType.COMPLETED: "Completed",
     StateType.CACHED: "Cached",
     StateType.FAILED: "Failed",
@@ -62,50 +58,31 @@ _STATES: Final = {
 }
 # Those whose exception is of the call itself.
 _RAISED: Final = (StateType.FAILED, StateType.TIMED_OUT, StateType.CRASHED)
-# Those in which a call may be before its body ends.
-_BEFORE_THE_END: Final = (StateType.CANCELLED, StateType.TIMED_OUT)
-
-
-class Begun(NamedTuple):
-    """The last attempt at a call of which somebody was told."""
-
-    time: float
-    attempt: int
-    place: Place | None
-    """None if nobody knows."""
-    batch: int | None = None
-    bytes_in: int = 0
-    ended: float = 0.0
-    """When the body ended; 0 before that, and where that is now."""
-    seconds: float = 0.0
-    """How long it ran, if it has ended."""
-    bytes_out: int = 0
 
 
 def tell_created(call: Call, dependencies: Iterable[TaskFuture[Any]] | None) -> None:
     """Tell that a call was submitted, and that it is ready if it needs nothing. Nobody else knows of it yet."""
-    put = call.engine.events.put
+    engine = call.engine
+    put = engine.events.put
     if put is None:
         return
-    now = _now()
-    number = call.future._number = call.seq
+    future, task, scope = call.future, call.task, call.scope
+    number = future._number = call.seq
     needs: tuple[int, ...] = ()
+    is_ready = False
     if dependencies is not None:
         # Those that were submitted before anybody listened have no number.
         needs = tuple([each._number for each in dependencies if hasattr(each, "_number")])
-    scope = call.scope
-    flow = call.engine.flow_run.id or ""
-    name = call.future.name
-    runner = call.dispatcher.name
-    put(_new(CallCreated, (now, number, flow, call.task.name, name, runner, scope.number, needs)))
-    if dependencies is None and call.task.run_name is None:
-        call.label = name
-        put(_new(CallReady, (now, number, name)))
+    elif task.run_name is None:
+        is_ready = call.is_known_ready = True
+    flow, runner = engine.flow_run.id or "", call.dispatcher.name
+    prefix, index, name = scope.prefix, future._index, future._name
+    put((CREATED, _now(), number, flow, task.name, prefix, index, name, runner, scope.number, needs, is_ready))
 
 
 def tell_ready(call: Call) -> None:
     """Tell that a call could begin, if nobody has told it before."""
-    if call.label is None:
+    if not call.is_known_ready:
         with LOCK:
             if call.future._type is PENDING:
                 tell_ready_at(call, _now())
@@ -115,36 +92,21 @@ def tell_ready_at(call: Call, at: float) -> None:
     """Tell that a call could begin since some time. With the lock held."""
     put = call.engine.events.put
     if put is not None:
-        call.label = name = call.future.name
-        put(_new(CallReady, (at, call.seq, name)))
-
-
-def tell_sent(call: Call, attempt: int, at: float, batch: int, bytes_in: int) -> None:
-    """Tell that a call is about to leave for a worker. With the lock held."""
-    put = call.engine.events.put
-    if put is not None:
-        put(_new(CallSent, (at, call.seq, attempt, batch, bytes_in)))
-
-
-def tell_begun(call: Call, begun: Begun) -> None:
-    """Tell that the body of a call has begun. With the lock held."""
-    call.told = begun
-    place = begun.place
-    worker, slot = (place.worker, place.slot) if place is not None else ("", 0)
-    put = call.engine.events.put
-    if put is not None:
-        put(_new(CallStarted, (begun.time, call.seq, begun.attempt, worker, slot)))
+        call.is_known_ready = True
+        future = call.future
+        put((READY, at, call.seq, call.task.name, call.scope.prefix, future._index, future._name))
 
 
 def tell_begun_here(call: Call, place: Place) -> None:
     """Tell that the body of a call has begun in this process. With the lock held."""
     now = _now()
-    call.told = _new(Begun, (now, call.attempt, place, None, 0, 0.0, 0.0, 0))
+    attempt = call.attempt
+    call.told = (now, attempt, place, None, 0, 0.0, 0.0, 0)
     put = call.engine.events.put
     if put is not None:
         if not call.dispatcher.workers:
-            tell_worker(call, WorkerUp(now, place.worker, place.host, place.pid, call.dispatcher.name))
-        put(_new(CallStarted, (now, call.seq, call.attempt, place.worker, place.slot)))
+            tell_worker(call, WorkerUp(now, place[0], place[1], place[2], call.dispatcher.name))
+        put((BEGUN, now, call.seq, attempt, place[0], place[3]))
 
 
 def tell_worker(call: Call, up: WorkerUp) -> None:
@@ -152,98 +114,52 @@ def tell_worker(call: Call, up: WorkerUp) -> None:
     dispatcher, events = call.dispatcher, call.engine.events
     dispatcher.workers.add(up.worker)
     if events is STREAM:
-        STREAM.use_worker(up, dispatcher)
+        STREAM.use_worker(up.worker, (EVENT, up), dispatcher)
     elif events.put is not None:
         # This process is a worker itself, and whoever hears of the event knows which workers are known.
-        events.put(up)
+        events.put((EVENT, up))
 
 
 def tell_stopped(dispatcher: Dispatcher) -> None:
     """Tell that the workers of a runner are gone which was stopped."""
     workers, dispatcher.workers = dispatcher.workers, set()
     for worker in workers:
-        STREAM.leave_worker(WorkerDown(_now(), worker, "stopped"), dispatcher)
+        STREAM.leave_worker(worker, (EVENT, WorkerDown(_now(), worker, "stopped")), dispatcher)
 
 
 def tell_finished(call: Call, type_: StateType) -> None:
     """Tell that a call is final."""
-    put = call.engine.events.put
+    engine = call.engine
+    put = engine.events.put
     if put is None:
         return
-    future, told = call.future, call.told
+    future, task = call.future, call.task
+    state, message, traceback = "Completed", "", ""
+    if type_ is not COMPLETED:
+        state = STATES[type_]
+        if type_ > StateType.CACHED:
+            message, traceback = _message(future, type_), _traceback(future, type_)
     end = future._time
-    message = traceback = ""
-    if type_ > StateType.CACHED:
-        message, traceback = _message(future, type_), _traceback(future, type_)
-    name = call.label or future.name
-    flow = call.engine.flow_run.id or ""
-    if told is None:
-        put(
-            _new(
-                CallFinished,
-                (
-                    end,
-                    call.seq,
-                    flow,
-                    call.task.name,
-                    name,
-                    _STATES[type_],
-                    0,
-                    0.0,
-                    "",
-                    "",
-                    0,
-                    0,
-                    None,
-                    0,
-                    0,
-                    message,
-                    traceback,
-                ),
-            )
-        )
-        return
-    begin, attempt, place, batch, bytes_in, ended, seconds, bytes_out = told
-    if not ended:
+    told = call.told
+    begin, attempt, place, batch, bytes_in, ended, seconds, bytes_out = told or _NOT_BEGUN
+    if told is not None and not ended:
         # The clock may have been set meanwhile.
         seconds = max(0.0, end - begin)
-    elif type_ not in _BEFORE_THE_END:
+    elif told is not None and type_ not in _BEFORE_THE_END:
         end = ended
-    worker, host, pid, slot = place if place is not None else ("", "", 0, 0)
-    put(
-        _new(
-            CallFinished,
-            (
-                end,
-                call.seq,
-                flow,
-                call.task.name,
-                name,
-                _STATES[type_],
-                attempt,
-                seconds,
-                worker,
-                host,
-                pid,
-                slot,
-                batch,
-                bytes_in,
-                bytes_out,
-                message,
-                traceback,
-            ),
-        )
-    )
+    flow, prefix = engine.flow_run.id or "", call.scope.prefix
+    index, name = future._index, future._name
+    head = (FINISHED, end, call.seq, flow, task.name, prefix, index, name, state, attempt)
+    put((*head, seconds, place, batch, bytes_in, bytes_out, message, traceback))
 
 
 def tell_retrying(call: Call, attempt: int, type_: StateType, delay: float, message: str) -> None:
     """Tell that a call will be run again. With the lock held."""
-    put = call.engine.events.put
-    if call.told is not None and not call.told.ended:
-        now = call.future._time
-        call.told = call.told._replace(ended=now, seconds=now - call.told.time)
+    put, told, now = call.engine.events.put, call.told, call.future._time
+    if told is not None and not told[5]:
+        call.told = (*told[:5], now, max(0.0, now - told[0]), 0)
     if put is not None:
-        put(_new(CallRetrying, (call.future._time, call.seq, attempt, _STATES[type_], delay, message)))
+        put((EVENT, CallRetrying(now, call.seq, attempt, STATES[type_], delay, message)))
 
 
 def _message(future: TaskFuture[Any], type_: StateType) -> str:
@@ -251,7 +167,7 @@ def _message(future: TaskFuture[Any], type_: StateType) -> str:
     try:
         return (future._state(look=False).message or "").partition("\n")[0]
     except Exception:  # a __str__ of the user's may raise
-        return _STATES[type_]
+        return STATES[type_]
 
 
 def _traceback(future: TaskFuture[Any], type_: StateType) -> str:

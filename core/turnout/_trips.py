@@ -6,12 +6,13 @@ import itertools
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from ._event_stream import STREAM
+from ._event_rows import BEGUN, RETURNED, SENT
+from ._event_stream import EVENT, STREAM
 from ._future import COMPLETED
 from ._locks import LOCK
-from ._places import Place
+from ._places import NOWHERE
 from ._shipment import this_process
-from ._telling import Begun, tell_begun, tell_ready_at, tell_sent, tell_worker
+from ._telling import tell_finished, tell_ready_at, tell_worker
 from .events import CallCreated, LogRecord, WorkerDown, WorkerUp
 from .runner import OutcomeKind
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ._packing import PackedBatch
     from .runner import Outcome
 
-__all__ = ["Clock", "Trip", "tell_departure", "tell_loss", "tell_news", "tell_record", "tell_returned"]
+__all__ = ["Clock", "Trip", "tell_departure", "tell_loss", "tell_news", "tell_news_of", "tell_record", "tell_returned"]
 
 _batches: Final = itertools.count()
 
@@ -35,8 +36,8 @@ class Clock:
     >>> clock = Clock()
     >>> clock.corrected(105.0, 106.0, 100.0, 102.0)
     (101.0, 102.0)
-    >>> clock.corrected(107.5, 108.0, 102.0, 105.0)
-    (103.5, 104.0)
+    >>> clock.shift
+    -4.0
     """
 
     __slots__ = ("_highest", "_lowest", "shift")
@@ -48,8 +49,17 @@ class Clock:
         self._highest = float("inf")
 
     def corrected(self, begin: float, end: float, sent: float, heard: float) -> tuple[float, float]:
-        """Return by our clock when a body began and ended, given when its batch was sent, and when that was heard."""
-        low, high = sent - begin, heard - end
+        """Return when a body began and ended, given these times by our clock as far as it was known.
+
+        Parameters
+        ----------
+        begin, end
+            The times, with the shift added.
+        sent, heard
+            When the batch was sent, and when the end was heard of.
+        """
+        low, high = self.shift + sent - begin, self.shift + heard - end
+        begin, end = begin - self.shift, end - self.shift
         if self._lowest < low:
             self._lowest = low
         if self._highest > high:
@@ -71,8 +81,8 @@ class Trip:
     def __init__(self, number: int | None, sent: float) -> None:
         self.number = number
         self.sent = sent
-        self.place: Place | None = None
-        """Where it arrived; None as long as nobody knows."""
+        self.place = NOWHERE
+        """Where it arrived, as far as that is known."""
         self.clock = Clock()
 
 
@@ -83,61 +93,98 @@ def tell_departure(batch: PackedBatch) -> None:
     batch.trip = Trip(number, now)
     with LOCK:
         for call, attempt in zip(batch.calls, batch.attempts, strict=True):
-            if call.label is not None and call.future._type < COMPLETED:
-                tell_sent(call, attempt, now, number, batch.sizes.get(call, 0))
+            put = call.engine.events.put
+            if put is not None and call.is_known_ready and call.future._type < COMPLETED:
+                put((SENT, now, call.seq, attempt, number, batch.sizes.get(call, 0)))
 
 
-def tell_news(batch: PackedBatch, call: Call, attempt: int, outcome: Outcome) -> None:
+def tell_news(batch: PackedBatch, call: Call, attempt: int, outcome: Outcome, now: float) -> None:
     """Tell what an outcome says of when, and where, the body of a call began; and keep when it ended."""
     with LOCK:
         if call.future._type < COMPLETED:
-            tell_returned(batch, call, outcome, attempt)
+            tell_news_of(batch, call, attempt, outcome, now)
 
 
-def tell_returned(batch: PackedBatch, call: Call, outcome: Outcome, attempt: int | None = None) -> None:
-    """Do as `tell_news`, for a call of which nobody else will tell anything any more, or with the lock held."""
-    now = time.time()
-    trip = batch.trip
-    if trip is None:
-        # Nobody listened when it was sent.
-        trip = batch.trip = Trip(None, 0.0)
-    if attempt is None:
-        attempt = call.attempt
+def tell_news_of(batch: PackedBatch, call: Call, attempt: int, outcome: Outcome, now: float) -> None:
+    """Do so for a call of which nobody else tells anything now."""
+    if _took_news(batch, call, attempt, outcome, now):
+        _tell_begun(call)
+
+
+def tell_returned(batch: PackedBatch, call: Call, outcome: Outcome, now: float) -> None:
+    """Tell what `tell_news` tells of a call that is completed, and that it is. Hot path.
+
+    Nobody else tells anything of the call any more.
+    """
+    trip, told = batch.trip, call.told
+    if trip is None or told is not None or not call.is_known_ready:
+        tell_news_of(batch, call, call.attempt, outcome, now)
+        tell_finished(call, COMPLETED)
+        return
+    begin, end = _times(call, trip, outcome, now)
+    engine, future, task = call.engine, call.future, call.task
+    put = engine.events.put
+    if put is not None:
+        flow, prefix = engine.flow_run.id or "", call.scope.prefix
+        head = (RETURNED, end, call.seq, flow, task.name, prefix, future._index, future._name, "Completed")
+        bytes_in = batch.sizes.get(call, 0)
+        put((*head, call.attempt, end - begin, trip.place, trip.number, bytes_in, outcome.size, "", ""))
+
+
+def _times(call: Call, trip: Trip, outcome: Outcome, now: float) -> tuple[float, float]:
+    """Return when a body began, and when it ended or, if it runs, began."""
     stamp = outcome.stamp
     if type(stamp) is tuple:
         _arrived(call, trip, stamp)
         stamp = stamp[0]
-    seconds = outcome.seconds
-    end = stamp or now
-    begin, end = trip.clock.corrected(end - seconds, end, trip.sent, now)
+    end = (stamp or now) + trip.clock.shift
+    begin = end - outcome.seconds
+    if begin < trip.sent or end > now:
+        return trip.clock.corrected(begin, end, trip.sent, now)
+    return begin, end
+
+
+def _took_news(batch: PackedBatch, call: Call, attempt: int, outcome: Outcome, now: float) -> bool:
+    """Keep when, and where, a body began and ended; return whether nobody knew that it began."""
+    trip = batch.trip
+    if trip is None:
+        # Nobody listened when it was sent.
+        trip = batch.trip = Trip(None, 0.0)
+    begin, end = _times(call, trip, outcome, now)
     told = call.told
-    if told is None or told.attempt != attempt or told.ended:
-        told = _begun(batch, call, attempt, begin, trip)
-    if outcome.kind is not OutcomeKind.STARTED:
-        begin, _, place, number, bytes_in, _, _, _ = told
-        end = max(begin, end)
-        call.told = Begun(begin, attempt, place, number, bytes_in, end, seconds, outcome.size)
+    is_new = told is None or told[1] != attempt or bool(told[5])
+    if outcome.kind is OutcomeKind.STARTED:
+        if is_new:
+            call.told = (begin, attempt, trip.place, trip.number, batch.sizes.get(call, 0), 0.0, 0.0, 0)
+    elif is_new or told is None:
+        bytes_in = batch.sizes.get(call, 0)
+        call.told = (begin, attempt, trip.place, trip.number, bytes_in, end, outcome.seconds, outcome.size)
+    else:
+        call.told = (*told[:5], max(told[0], end), outcome.seconds, outcome.size)
+    return is_new
 
 
-def _begun(batch: PackedBatch, call: Call, attempt: int, begin: float, trip: Trip) -> Begun:
-    bytes_in = batch.sizes.get(call, 0)
-    if call.label is None:
+def _tell_begun(call: Call) -> None:
+    """Tell that a body began, as it is kept. With the lock held."""
+    told, put = call.told, call.engine.events.put
+    if told is None or put is None:
+        return
+    begin, attempt, place, number, bytes_in = told[:5]
+    if not call.is_known_ready:
         # It was sent together with what it needs.
         tell_ready_at(call, begin)
-        tell_sent(call, attempt, begin, trip.number or 0, bytes_in)
-    begun = Begun(begin, attempt, trip.place, trip.number, bytes_in)
-    tell_begun(call, begun)
-    return begun
+        if number is not None:
+            put((SENT, begin, call.seq, attempt, number, bytes_in))
+    put((BEGUN, begin, call.seq, attempt, place[0], place[3]))
 
 
 def _arrived(call: Call, trip: Trip, stamp: tuple[Any, ...]) -> None:
     """Take note of where a batch is, or a call of several that run at once."""
-    trip.place = place = Place(*stamp[1:])
+    worker, host, pid, _ = trip.place = stamp[1:]
     dispatcher = call.dispatcher
-    trip.clock = dispatcher.clocks.setdefault(place.worker, trip.clock)
-    if place.worker not in dispatcher.workers:
-        at = max(trip.sent, stamp[0] + trip.clock.shift)
-        tell_worker(call, WorkerUp(at, place.worker, place.host, place.pid, dispatcher.name))
+    trip.clock = dispatcher.clocks.setdefault(worker, trip.clock)
+    if worker not in dispatcher.workers:
+        tell_worker(call, WorkerUp(max(trip.sent, stamp[0] + trip.clock.shift), worker, host, pid, dispatcher.name))
 
 
 def tell_loss(batch: PackedBatch, call: Call, attempt: int, outcome: Outcome) -> None:
@@ -147,15 +194,17 @@ def tell_loss(batch: PackedBatch, call: Call, attempt: int, outcome: Outcome) ->
         return
     with LOCK:
         told = call.told
-        is_told = told is not None and told.attempt == attempt and not told.ended
+        is_told = told is not None and told[1] == attempt and not told[5]
         if outcome.kind is OutcomeKind.CRASHED and call.future._type < COMPLETED and not is_told:
             # Nobody heard that it began; it counts as if it had.
-            _begun(batch, call, attempt, trip.sent, trip)
-    place, workers = trip.place, call.dispatcher.workers
-    if place is not None and place.worker in workers:
-        workers.discard(place.worker)
+            call.told = (trip.sent, attempt, trip.place, trip.number, batch.sizes.get(call, 0), 0.0, 0.0, 0)
+            _tell_begun(call)
+    worker, workers = trip.place[0], call.dispatcher.workers
+    if worker in workers:
+        workers.discard(worker)
         if call.engine.events is STREAM:
-            STREAM.leave_worker(WorkerDown(time.time(), place.worker, str(outcome.data or "lost")), None)
+            down = WorkerDown(time.time(), worker, str(outcome.data or "lost"))
+            STREAM.leave_worker(worker, (EVENT, down), None)
 
 
 def tell_record(batch: PackedBatch, call: Call, message: tuple[Any, ...]) -> bool:
@@ -167,7 +216,7 @@ def tell_record(batch: PackedBatch, call: Call, message: tuple[Any, ...]) -> boo
         for event in message[2]:
             _forward(call, event, message[1], shift)
     elif put is not None and message[0] == "log":
-        put(_log_record(batch, call, *message[1:]))
+        put((EVENT, _log_record(batch, call, *message[1:])))
     return is_events
 
 
@@ -207,7 +256,7 @@ def _forward(call: Call, event: Any, origin: tuple[int, str], shift: float) -> N
         changes["needs"] = tuple(_here(need, origin) for need in event.needs)
     put = call.engine.events.put
     if put is not None:
-        put(event._replace(**changes))
+        put((EVENT, event._replace(**changes)))
 
 
 def _log_record(
@@ -220,7 +269,7 @@ def _log_record(
 ) -> LogRecord:
     trip = batch.trip
     shift = 0.0 if trip is None else trip.clock.shift
-    worker = "" if trip is None or trip.place is None else trip.place.worker
+    worker = "" if trip is None else trip.place[0]
     number = call.seq if origin is None else _here(number, origin)
     flow = call.engine.flow_run.id if flow is None else flow
     return LogRecord(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence, Set
 from typing import Final
@@ -437,7 +438,7 @@ class WindowDispatcher(FlightDispatcher):
         assert early.batch is not None, "it was packed"
         with delivering():
             for outcome in early.news:
-                self._take_in(early.batch, outcome)
+                self._take_in(early.batch, outcome, time.time())
 
     def _run_here(self, batch: Batch) -> Sequence[Batch]:
         """Execute a call in a thread of the runner."""

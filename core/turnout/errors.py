@@ -18,6 +18,7 @@
     ├── MappingMissingIterable (ValueError)        `map` with nothing to walk over
     ├── SerializationError (TypeError)             something can't travel to or from a worker
     ├── VisualizationError (RuntimeError)          a flow can't be drawn
+    ├── EventFileError (OSError)                   events can't be written where they should be
     ├── UpstreamFailed                             a call whose dependency had no result
     ├── CrashedRun                                 the worker died, or the body raised a BaseException
     ├── CancelledRun (concurrent.futures.CancelledError)
@@ -32,6 +33,7 @@ import concurrent.futures
 __all__ = [
     "CancelledRun",
     "CrashedRun",
+    "EventFileError",
     "FlowRunTimeoutError",
     "MappingLengthMismatch",
     "MappingMissingIterable",
@@ -116,6 +118,10 @@ class SerializationError(TurnoutError, TypeError):
 
 class VisualizationError(TurnoutError, RuntimeError):
     """A flow can't be drawn: its body looks into a result that isn't there, or what draws is not installed."""
+
+
+class EventFileError(TurnoutError, OSError):
+    """The file of ``TURNOUT_EVENTS`` or ``turnout run --events`` can't be written; no flow has begun."""
 
 
 class UpstreamFailed(TurnoutError):

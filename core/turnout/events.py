@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
-from ._event_stream import STREAM, Subscription
+from ._event_stream import EVENT, STREAM, Subscription
 from ._places import host_and_process
 from ._version import __version__
 
@@ -333,7 +333,7 @@ def subscribe(callback: Callable[[Sequence[Event]], object], *, interval_seconds
     ['double-0', 'double-1']
     """
     started = StreamStarted(time.time(), VERSION, __version__, *host_and_process())
-    return STREAM.subscribe(callback, interval_seconds, [started])
+    return STREAM.subscribe(callback, interval_seconds, (EVENT, started))
 
 
 def as_json(event: Event) -> str:

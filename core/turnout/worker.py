@@ -19,10 +19,11 @@ from ._alarms import no_alarm_left
 from ._arguments import arriving
 from ._bodies import call_async_body, call_body, loop_of_thread
 from ._context import current_scope, current_tags, set_registered
+from ._event_stream import STREAM
 from ._failures import TravellingFailure
 from ._forwarding import forwarding
 from ._places import Place, give_place, take_place
-from ._remote_scope import RemoteScope, encoded
+from ._remote_scope import RemoteScope, encoded, remote_around
 from ._reused import is_costly, let_go, take
 from ._serialization import (
     Parcel,
@@ -119,6 +120,8 @@ class _Runs:
         self.context = context
         self.generation = _forks.generation
         self.at_home = shipment.origin == this_process()
+        if not self.at_home:
+            STREAM.is_elsewhere = True
         # The call to which records belong that come from threads without a context.
         self.current = 0
         self.teller: Teller | None = None
@@ -203,12 +206,13 @@ class _Runs:
             # A process that the body forked has no way to the driver, and writing to the ledger would spoil it.
             return
         scope = current_scope.get()
-        if self.shipment.numbers is not None and scope is not None:
-            # What spoke: it may be a call or a flow within this one.
+        if message[0] == "log" and self.shipment.numbers is not None and scope is not None:
+            # Who speaks may be a call or a flow within the one that came with the batch.
             message = (*message, this_process(), scope.number, scope.describe().flow_run_id)
-        if isinstance(scope, RemoteScope):
+        remote = remote_around(scope)
+        if remote is not None:
             # Several batches may run side by side on an event loop: to each its own.
-            scope.runs.emit([Outcome(scope.index, OutcomeKind.RECORD, message)])
+            remote.runs.emit([Outcome(remote.index, OutcomeKind.RECORD, message)])
         else:
             self.emit([Outcome(self.current, OutcomeKind.RECORD, message)])
 

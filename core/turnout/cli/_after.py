@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from .. import events
 from ..errors import VisualizationError
@@ -19,6 +20,8 @@ from ._output import print_json, print_table
 from ._problem import UsageProblem
 
 __all__ = ["compare_runs", "kept", "read_history", "write_report", "write_trace"]
+
+_HOW: Final = "; such files are written by: turnout run --events FILE"
 
 
 def read_history(path: str) -> History:
@@ -37,9 +40,6 @@ def read_history(path: str) -> History:
     if not history.flows:
         raise UsageProblem(f"{path} has no events of flows{_HOW}")
     return history
-
-
-_HOW = "; such files are written by: TURNOUT_EVENTS=run.jsonl"
 
 
 def write_report(path: str, output: str | None) -> None:

@@ -56,6 +56,7 @@ def commands(context: click.Context) -> None:
 @click.option("--runner", metavar="WORD", help="Where tasks run, such as process or thread:4. See `turnout runners`.")
 @click.option("-p", "--parameter", "parameters", metavar="NAME=VALUE", multiple=True, help="A parameter of the flow.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; all other output goes to stderr.")
+@click.option("--events", metavar="FILE", help="Write what happens there, a line of JSON for each event.")
 @click.option(
     "--log-level",
     metavar="LEVEL",
@@ -71,6 +72,7 @@ def run_command(
     runner: str | None,
     parameters: tuple[str, ...],
     as_json: bool,
+    events: str | None,
     log_level: str,
     report: str | None,
     trace: str | None,
@@ -93,7 +95,7 @@ def run_command(
     from ._run import run_flow
 
     with kept(report, trace):
-        return run_flow(target, runner, parameters, json=as_json, log_level=log_level)
+        return run_flow(target, runner, parameters, json=as_json, events=events, log_level=log_level)
 
 
 @commands.command("graph")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._backends import Backends
 from .._choice import command_line_runner, engine_for
+from .._event_file import FILE
 from .._signals import INTERRUPTS
-from ..errors import RunnerError
+from ..errors import EventFileError, RunnerError
 from ..registry import resolve
 from ._failure import text_of
 from ._loading import load_flow
@@ -44,13 +45,21 @@ class _Ending(NamedTuple):
         return value if isinstance(value, BaseException) and not self.state.is_completed() else None
 
 
-def run_flow(target: str, runner: str | None, parameters: Sequence[str], *, json: bool, log_level: str) -> int:
+def run_flow(
+    target: str,
+    runner: str | None,
+    parameters: Sequence[str],
+    *,
+    json: bool,
+    events: str | None = None,
+    log_level: str,
+) -> int:
     """Run the flow that ``target`` names, show what became of it, and return the exit status.
 
     Raises
     ------
     UsageProblem
-        If the flow, a parameter or the runner can't be had as it was typed.
+        If the flow, a parameter or the runner can't be had as it was typed, or events can't be written.
     """
     own = claim_standard_output() if json else None
     if runner is not None:
@@ -58,6 +67,7 @@ def run_flow(target: str, runner: str | None, parameters: Sequence[str], *, json
     flow = load_flow(target)
     arguments = bind(flow, parameters)
     configure(log_level)
+    _write_events(events)
     try:
         INTERRUPTS.is_command = True
         ending = _ended(flow, arguments, runner)
@@ -75,6 +85,15 @@ def run_flow(target: str, runner: str | None, parameters: Sequence[str], *, json
     if ending.error is not None:
         _complain(ending, ending.error)
     return 0 if ending.state.is_completed() else 1
+
+
+def _write_events(path: str | None) -> None:
+    """Have events written from now on, if the command line or the environment wants that."""
+    FILE.asked = path or ""
+    try:
+        FILE.begin()
+    except EventFileError as error:
+        raise UsageProblem(str(error)) from error
 
 
 def _check(word: str) -> None:

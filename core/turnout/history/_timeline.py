@@ -198,7 +198,7 @@ def _lanes_figure(rows: Sequence[_Row], across: Drawn) -> Drawn:
     lanes.toolbar.active_drag = pan
     labels = _labels(rows)
     lanes.yaxis.ticker = models.FixedTicker(ticks=list(labels))
-    # As they are: of a text, what stands between $$ would be taken for a formula, and fetched from the network.
+    # In other texts, what stands between $$ is taken for a formula.
     lanes.yaxis.major_label_overrides = {y: models.PlainText(text=label) for y, label in labels.items()}
     lanes.ygrid.visible = False
     return lanes
