@@ -14,14 +14,18 @@ from integration_tests.browser import opened, started
 from integration_tests.commands import turnout_command
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import FloatRect, Page
 
 TOP: Final = Path(__file__).resolve().parents[1]
 PICTURES: Final = TOP / "docs" / "pictures"
 RUNNERS: Final = ("sequential", "thread:2", "process:2", "dask?n_workers=2")
 
-# What is in a picture: parts of a page, by their ids.
-PARTS: Final = {"report": ("header", "#timeline"), "path": ("#path", "#time"), "graph": ("#graph",)}
+# What is in a picture: parts of a page, the first and the last.
+PARTS: Final = {"report": ("header", "#timeline"), "path": ("#path", "#time")}
+
+# In pixels.
+_WIDTH: Final = 1100
+_MARGIN: Final = 8
 
 
 def main(runners: tuple[str, ...] = RUNNERS) -> None:
@@ -57,14 +61,12 @@ def report_on(runner: str, folder: Path) -> Path:
 
 def save(page: Page, parts: tuple[str, ...], name: str) -> None:
     """Save a picture of some parts of a page, one below the other, in few colours."""
-    page.set_viewport_size({"width": 1100, "height": 900})
+    page.set_viewport_size({"width": _WIDTH, "height": 900})
     page.wait_for_timeout(500)
-    pictures = [Image.open(io.BytesIO(page.locator(part).screenshot())).convert("RGB") for part in parts]
-    whole = Image.new("RGB", (max(one.width for one in pictures), sum(one.height for one in pictures)))
-    height = 0
-    for picture in pictures:
-        whole.paste(picture, ((whole.width - picture.width) // 2, height))
-        height += picture.height
+    boxes = [box for part in parts if (box := page.locator(part).bounding_box())]
+    top, bottom = boxes[0]["y"], boxes[-1]["y"] + boxes[-1]["height"]
+    clip: FloatRect = {"x": 0, "y": top, "width": _WIDTH, "height": bottom - top + _MARGIN}
+    whole = Image.open(io.BytesIO(page.screenshot(full_page=True, clip=clip))).convert("RGB")
     path = PICTURES / f"{name}.png"
     whole.quantize(64).save(path, optimize=True)
     print(path.relative_to(TOP), f"{path.stat().st_size / 1000:.0f} kB")
