@@ -78,6 +78,8 @@ FLOORS: Final = (
     "_stopping",
     "_scopes",
     "_circles",
+    "_decorated",
+    "_call_notes",
     "_engine",
     "_attempts",
     # How it gets to its runner.
@@ -105,7 +107,6 @@ FLOORS: Final = (
     "_graph",
     # What users write.
     "_choice",
-    "_decorated",
     "_nested",
     "_unknown",
     "_recording",

@@ -139,7 +139,7 @@ class Call(Batch):
 class Trouble:
     """What the engine remembers about a call that failed, crashed, or has a time limit."""
 
-    __slots__ = ("abandoned", "crashes", "dangerous", "retries", "retry_at", "stop", "timer")
+    __slots__ = ("abandoned", "crashes", "dangerous", "retries", "retry_at", "stop", "timer", "worker")
 
     def __init__(self) -> None:
         self.retries = 0
@@ -152,5 +152,7 @@ class Trouble:
         self.retry_at = 0.0
         # Cancels the timer that runs: the attempt's time limit, or the delay before the next one.
         self.timer: Callable[[], None] | None = None
+        # Where the last attempt failed, if that is in another process.
+        self.worker = ""
         # Stops the body of the attempt, if it is under way.
         self.stop: Callable[[], bool] | None = None

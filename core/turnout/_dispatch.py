@@ -151,7 +151,7 @@ class DirectDispatcher(Dispatcher):
         self._submit = runner.submit
 
     def push(self, call: Call, here: bool) -> None:
-        if call.engine.events.put is not None:
+        if call.engine.events.put is not None and not call.is_known_ready:
             tell_ready(call)
         if call.task.is_async:
             self.loop.push(call)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ._arguments import PLAIN, awaited_futures, find_futures
 from ._call import EMPTY, NO_KEYWORDS, Call
+from ._call_notes import NOTES
 from ._circles import no_circle
 from ._context import TASK_RUNS, Scope, within
 from ._ending import RUNNING, give_name, run_hooks, settle, start, task_run
@@ -520,6 +521,8 @@ class Engine:
             tell_finished(call, type_)
         if type_ in FAILURES:
             self.failures.append(future)
+            if NOTES.are_wanted and future._data.error is not None:
+                NOTES.add(call, future._data.error)
         if self.logs or type_ in FAILURES:
             self._log_end(call, type_)
         try:

@@ -64,6 +64,7 @@ class Subscription:
         # Those who wait until everything that has happened so far is told.
         self._waiting: deque[threading.Event] = deque()
         self._is_closed = False
+        self._has_failed = False
         self._is_over = False
         self._thread = threading.Thread(target=self._serve, name="turnout-events", daemon=True)
         self._thread.start()
@@ -110,15 +111,15 @@ class Subscription:
 
     def _tell(self) -> None:
         rows = drained(self._rows)
-        if not rows:
+        if not rows or self._has_failed:
             return
         try:
             self._callback(self._stream.made(rows))
         except BaseException:
             # Of a thread that ends by SystemExit nobody would hear.
-            logger.exception("%r, which listens to events, raised; it is told of no more.", self._callback)
+            self._has_failed = self._is_closed = True
             self._stream.forget(self)
-            self._is_closed = True
+            logger.exception("%r, which listens to events, raised; it is told of no more.", self._callback)
 
 
 class _Telling(threading.local):

@@ -350,6 +350,8 @@ class FlightDispatcher(Dispatcher):
         if kind is OutcomeKind.VALUE:
             return self._value(call, attempt, data)
         if kind is OutcomeKind.FAILURE:
+            if type(outcome.stamp) is tuple:
+                trouble_of(call).worker = outcome.stamp[1]
             return failed(call, attempt, decode(data))
         if kind is OutcomeKind.LOST and len(batch.calls) > 1:
             # Nobody knows whether it had begun. Alone it will show whether it is to blame.

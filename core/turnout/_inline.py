@@ -52,7 +52,7 @@ class InlineDispatcher(Dispatcher):
         return Host(execute=self._execute, report=self.report)
 
     def push(self, call: Call, here: bool) -> None:
-        if call.engine.events.put is not None:
+        if call.engine.events.put is not None and not call.is_known_ready:
             tell_ready(call)
         # Within the turn of the call that submits it, or where there are no turns.
         free = self.runner is None or self._outermost(call.scope) is not None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 import os
+import threading
 from typing import Final, TypeAlias
 
 from . import _forks
+from ._locks import free_in_forks
 
-__all__ = ["NOWHERE", "Place", "give_place", "host_and_process", "take_place"]
+__all__ = ["NOWHERE", "Place", "give_place", "here", "host_and_process", "take_place"]
 
 
 Place: TypeAlias = tuple[str, str, int, int]
@@ -25,36 +26,41 @@ def host_and_process() -> tuple[str, int]:
     return os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", ""), os.getpid()
 
 
-class _Places:
-    """The places of this process. Operations on lists and counters are atomic, so there is no lock."""
-
-    def __init__(self) -> None:
-        self.begin()
-
-    def begin(self) -> None:
-        self.free: list[int] = []
-        self.all: dict[int, Place] = {}
-        self.numbers = itertools.count()
-
-    def take(self) -> Place:
-        try:
-            return self.all[heapq.heappop(self.free)]
-        except IndexError:
-            host, pid = host_and_process()
-            slot = next(self.numbers)
-            place = self.all[slot] = (f"{host}:{pid}", host, pid, slot)
-            return place
+_making: Final = free_in_forks(threading.Lock())
+# Operations on lists and counters are atomic, so there is no lock.
+_free: Final[list[int]] = []
+_all: Final[list[Place]] = []
 
 
-_PLACES: Final = _Places()
-_forks.call_in_child(_PLACES.begin)
+def _begin() -> None:
+    _free.clear()
+    _all.clear()
+
+
+_forks.call_in_child(_begin)
 
 
 def take_place() -> Place:
     """Return a place in this process that nobody has, until it is given back."""
-    return _PLACES.take()
+    try:
+        return _all[heapq.heappop(_free)]
+    except IndexError:
+        return _new_place()
 
 
 def give_place(place: Place) -> None:
     """Give a place back."""
-    heapq.heappush(_PLACES.free, place[3])
+    heapq.heappush(_free, place[3])
+
+
+def here(slot: int = 0) -> Place:
+    """Return a place in this process that somebody may have."""
+    host, pid = host_and_process()
+    return f"{host}:{pid}", host, pid, slot
+
+
+def _new_place() -> Place:
+    with _making:
+        place = here(len(_all))
+        _all.append(place)
+    return place

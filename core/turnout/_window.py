@@ -67,7 +67,7 @@ class WindowDispatcher(FlightDispatcher):
         """Put a call into the queue; return False if it goes another way."""
         if call.dependencies is not None and self._was_sent(call):
             return False
-        if call.engine.events.put is not None:
+        if call.engine.events.put is not None and not call.is_known_ready:
             tell_ready(call)
         dangerous = call.trouble is not None and call.trouble.dangerous
         if call.task.is_async and self.capabilities.in_process:

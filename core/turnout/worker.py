@@ -22,7 +22,7 @@ from ._context import current_scope, current_tags, set_registered
 from ._event_stream import STREAM
 from ._failures import TravellingFailure
 from ._forwarding import forwarding
-from ._places import Place, give_place, take_place
+from ._places import Place, give_place, here, take_place
 from ._remote_scope import RemoteScope, encoded, remote_around
 from ._reused import is_costly, let_go, take
 from ._serialization import (
@@ -127,8 +127,9 @@ class _Runs:
         self.teller: Teller | None = None
         # What calls returned that later ones need.
         self.results: dict[int, Any] = {}
-        # Where this is, for those who listen, until it is told; None for async calls, each of which has its own place.
-        self._place: Place | None = None
+        # Where this is, for those who listen; None for async calls, each of which has its own place.
+        self.place: Place | None = None
+        self.is_place_told = False
         self._functions: dict[int, Callable[..., Any]] = {}
         # What stays in this process for read-only calls, at least until this batch is over: once for each use.
         self._taken: list[bytes] = []
@@ -137,7 +138,7 @@ class _Runs:
         in_turn = self.shipment.numbers is not None and not all(
             self.shipment.kinds[job.kind].is_async for job in self.jobs
         )
-        place = self._place = take_place() if in_turn else None
+        place = self.place = take_place() if in_turn else None
         try:
             with contextlib.nullcontext() if self.at_home else no_alarm_left():
                 self.run_in_order(ledger)
@@ -233,7 +234,7 @@ class _Runs:
 
     def stamp(self) -> Any:
         """Return when this is; and where, as long as that may not have been told."""
-        return time.time() if self._place is None else (time.time(), *self._place)
+        return time.time() if self.is_place_told or self.place is None else (time.time(), *self.place)
 
     def end_stamp(self, place: Place | None) -> Any:
         """Return what goes with the end of a body, which surely arrives."""
@@ -241,7 +242,7 @@ class _Runs:
             return 0
         if place is not None:
             return time.time(), *place
-        stamp, self._place = self.stamp(), None
+        stamp, self.is_place_told = self.stamp(), True
         return stamp
 
     def attempt(self, index: int) -> Outcome:
@@ -392,7 +393,8 @@ class _Runs:
         self, index: int, scope: RemoteScope, error: BaseException, begin: float, place: Place | None = None
     ) -> Outcome:
         seconds = time.perf_counter() - begin
-        stamp = self.end_stamp(place)
+        # Where a call failed, those want to know, too, who don't listen.
+        stamp = time.time(), *(place or self.place or here())
         unlooked = scope.end()
         return Outcome(index, OutcomeKind.FAILURE, encoded(error, scope.name), seconds, 0, unlooked, stamp)
 

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._backends import Backends
+from .._call_notes import NOTES
 from .._choice import command_line_runner, engine_for
 from .._event_file import FILE
 from .._signals import INTERRUPTS
@@ -68,13 +69,14 @@ def run_flow(
     arguments = bind(flow, parameters)
     configure(log_level)
     _write_events(events)
+    NOTES.are_wanted = True
     try:
         INTERRUPTS.is_command = True
         ending = _ended(flow, arguments, runner)
     except KeyboardInterrupt:
         return 128 + (INTERRUPTS.order or signal.SIGINT)
     finally:
-        INTERRUPTS.is_command = False
+        INTERRUPTS.is_command = NOTES.are_wanted = False
     # A body may catch the KeyboardInterrupt, so what has become of the flow doesn't tell whether the user ended it.
     if INTERRUPTS.order and not ending.state.is_completed():
         return 128 + INTERRUPTS.order

@@ -28,6 +28,7 @@ from ._chaos import ChaosError, ChaosReport, ChaosTaskRunner
 from ._context import ContextConformance
 from ._dependencies import DependencyConformance
 from ._errors import ErrorConformance
+from ._events import EventConformance
 from ._faults import FaultConformance
 from ._faulty_workers import FaultyWorkerConformance
 from ._flows import FlowConformance
@@ -45,6 +46,7 @@ __all__ = [
     "ContextConformance",
     "DependencyConformance",
     "ErrorConformance",
+    "EventConformance",
     "FaultConformance",
     "FaultyWorkerConformance",
     "FlowConformance",
@@ -69,6 +71,7 @@ class RunnerConformance(
     FaultConformance,
     InterruptConformance,
     ContextConformance,
+    EventConformance,
     LifecycleConformance,
 ):
     """The whole kit: derive a class whose name begins with ``Test``, and give it ``make_runner``."""
