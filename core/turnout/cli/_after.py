@@ -36,7 +36,7 @@ def read_history(path: str) -> History:
         history = history_of(events.read(path))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageProblem(f"{path} can't be read as events: {reason or error}{_HOW}") from error
+        raise UsageProblem(f"{path} can't be read as events: {str(reason).rstrip('.')}{_HOW}") from error
     if not history.flows:
         raise UsageProblem(f"{path} has no events of flows{_HOW}")
     return history
