@@ -104,6 +104,7 @@ FLOORS: Final = (
     "_window",
     "_backends",
     # What is drawn.
+    "_units",
     "_graph_records",
     "_folding",
     "_mermaid",
@@ -125,6 +126,7 @@ FLOORS: Final = (
     "_flow",
     "__init__",
     # What stands beside it.
+    "history",
     "testing",
     "cli",
     "__main__",
@@ -141,7 +143,12 @@ CORE_LIBRARIES: Final = {
     "progress": {"rich"},
     "testing": {"cloudpickle", "pytest"},
 }
-CORE_OPTIONAL: Final = {"": {"opentelemetry", "pydantic"}, "progress": {"IPython"}, "testing": {"numpy"}}
+CORE_OPTIONAL: Final = {
+    "": {"opentelemetry", "pydantic"},
+    "history": {"bokeh", "jinja2", "networkx", "numpy"},
+    "progress": {"IPython"},
+    "testing": {"numpy"},
+}
 RUNNER_LIBRARIES: Final = {"dask": {"cloudpickle", "dask", "distributed"}, "ray": {"ray"}}
 
 # Those with workers of their own pack values and failures by themselves.
@@ -343,7 +350,9 @@ def test_every_stair_is_needed() -> None:
 )
 def test_import_is_light(statement: str) -> None:
     heavy = {
+        "bokeh",
         "click",
+        "networkx",
         "rich",
         "IPython",
         "opentelemetry",

@@ -97,7 +97,7 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: zipfile.ZipFile) -> No
 
 
 def test_both_packages_are_marked_as_typed(wheel: zipfile.ZipFile) -> None:
-    assert {"turnout/py.typed", "turnout_runners/py.typed"} <= set(wheel.namelist())
+    assert {"turnout/py.typed", "turnout/history/page.html", "turnout_runners/py.typed"} <= set(wheel.namelist())
 
 
 def test_metadata_tells_name_version_licence_and_pythons(metadata: Message) -> None:

@@ -62,6 +62,8 @@ def _arrow(drawing: Drawing, edge: Edge) -> str:
         options.append(f"lhead=cluster_f{edge.target}")
     if edge.waits_only:
         options.append("style=dashed")
+    if edge.submits:
+        options.append("style=dotted")
     if edge.label:
         options.append(f"label={_label([f' {edge.label} '])}")
     return f"{_INDENT}n{edge.source} -> n{target}" + (f" [{', '.join(options)}]" if options else "")

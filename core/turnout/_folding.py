@@ -9,11 +9,13 @@ in itself is one.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from ._graph_records import CallRecord, FlowRecord, Need
+from ._units import shown_seconds
 
 __all__ = ["LIMIT", "Box", "Drawing", "Edge", "Node", "around", "folded", "lines_of"]
 
@@ -36,6 +38,10 @@ class Node:
     is_flow: bool = False
     count: int | None = 0
     """How many calls it stands for; None if that is not known."""
+    seconds: list[float] = field(default_factory=list)
+    """How long each of their bodies ran, where that is known."""
+    failures: int = 0
+    """How many of them have failed."""
 
 
 @dataclass(slots=True)
@@ -62,6 +68,8 @@ class Edge:
     to_box: bool
     waits_only: bool
     may_fail: bool
+    submits: bool
+    """The calls are not needed, but have submitted the others."""
     parts: dict[str, None] = field(default_factory=dict)
     is_whole: bool = False
 
@@ -70,7 +78,7 @@ class Edge:
         """What stands at the edge."""
         parts = [] if self.is_whole else list(self.parts)
         shown = [*map(_line, parts[:_PARTS_SHOWN]), *["..."] * (len(parts) > _PARTS_SHOWN)]
-        return ", ".join([*shown, *["may fail"] * self.may_fail])
+        return ", ".join([*shown, *["may fail"] * self.may_fail, *["submits"] * self.submits])
 
 
 class Drawing(NamedTuple):
@@ -114,9 +122,22 @@ def lines_of(named: Node | Box) -> list[str]:
     --------
     >>> lines_of(Node(0, "load", "process", count=1000)), lines_of(Box(None, "main", None, count=1))
     (['load x 1,000', 'on process'], ['main'])
+    >>> lines_of(Node(0, "load", None, count=3, seconds=[0.5, 1.5], failures=1))
+    ['load x 3', '2 s, median 1 s', '1 failed']
     """
     count = "" if named.count == 1 else f" x {'?' if named.count is None else f'{named.count:,}'}"
-    return [_line(named.name) + count, *([] if named.runner is None else [f"on {_line(named.runner)}"])]
+    where = [] if named.runner is None else [f"on {_line(named.runner)}"]
+    return [_line(named.name) + count, *where, *(_times_of(named) if isinstance(named, Node) else [])]
+
+
+def _times_of(node: Node) -> Iterator[str]:
+    """Yield what is known of the calls of a node that have run."""
+    if len(node.seconds) == 1:
+        yield shown_seconds(node.seconds[0])
+    elif node.seconds:
+        yield f"{shown_seconds(sum(node.seconds))}, median {shown_seconds(statistics.median(node.seconds))}"
+    if node.failures:
+        yield f"{node.failures:,} failed"
 
 
 def _line(text: str) -> str:
@@ -189,7 +210,7 @@ def _by_nodes(calls: Sequence[CallRecord], kinds: Sequence[int]) -> list[int] | 
     numbers: dict[Hashable, int] = {}
     node_of: list[int] = []
     for call, kind in zip(calls, kinds, strict=True):
-        needed = frozenset((node_of[need.call], need.waits_only, need.may_fail) for need in call.needs)
+        needed = frozenset((node_of[need.call], *_how(need)) for need in call.needs)
         node_of.append(numbers.setdefault((kind, needed), len(numbers)))
         if len(numbers) > LIMIT:
             return None
@@ -199,10 +220,14 @@ def _by_nodes(calls: Sequence[CallRecord], kinds: Sequence[int]) -> list[int] | 
 def _by_tasks(calls: Sequence[CallRecord], kinds: Sequence[int]) -> list[int] | None:
     """Tell calls apart by the tasks that they depend on, unless that makes too many."""
     node_of = _numbered(
-        (kind, frozenset((kinds[need.call], need.waits_only, need.may_fail) for need in call.needs))
+        (kind, frozenset((kinds[need.call], *_how(need)) for need in call.needs))
         for call, kind in zip(calls, kinds, strict=True)
     )
     return node_of if max(node_of, default=0) < LIMIT else None
+
+
+def _how(need: Need) -> tuple[bool, bool, bool]:
+    return need.waits_only, need.may_fail, need.submits
 
 
 def _nodes(calls: Sequence[CallRecord], node_of: Sequence[int], box_of: Sequence[int]) -> list[Node]:
@@ -210,7 +235,11 @@ def _nodes(calls: Sequence[CallRecord], node_of: Sequence[int], box_of: Sequence
     for call, number in zip(calls, node_of, strict=True):
         if number == len(nodes):
             nodes.append(Node(box_of[call.flow], call.task, call.runner))
-        nodes[number].count = _sum(nodes[number].count, call.is_many)
+        node = nodes[number]
+        node.count = _sum(node.count, call.is_many)
+        node.failures += call.has_failed
+        if call.seconds is not None:
+            node.seconds.append(call.seconds)
     return nodes
 
 
@@ -226,7 +255,7 @@ def _edges(calls: Sequence[CallRecord], node_of: Sequence[int]) -> list[Edge]:
 
 
 def _add(edges: dict[Hashable, Edge], need: Need, source: int, target: int, *, to_box: bool = False) -> None:
-    key = (source, target, to_box, need.waits_only, need.may_fail)
+    key = (source, target, to_box, *_how(need))
     edge = edges.get(key)
     if edge is None:
         edge = edges[key] = Edge(*key)

@@ -19,6 +19,8 @@ class Need(NamedTuple):
     """Its failure is allowed."""
     parts: tuple[str, ...] = ()
     """The parts of its result that are used; none if that is the whole."""
+    submits: bool = False
+    """It is not waited for: it is in its body that the call was submitted, or the flow called."""
 
 
 class CallRecord(NamedTuple):
@@ -35,6 +37,10 @@ class CallRecord(NamedTuple):
     """Which piece of the user's code submits it."""
     is_many: bool = False
     """It stands for any number of calls."""
+    seconds: float | None = None
+    """How long its body ran; None if that is not known, or it didn't."""
+    has_failed: bool = False
+    """It has run, and has no result."""
 
 
 class FlowRecord(NamedTuple):

@@ -13,7 +13,7 @@ __all__ = ["mermaid"]
 _INDENT: Final = "    "
 # Mermaid takes labels for Markdown, with HTML and names of icons in it. What may mean something there is written as an
 # entity: all but what names of functions are made of, and of that underscores around a word, and what begins a list.
-_SPECIAL: Final = re.compile(r"[^\w \-.,/()=?]|\b_+|_+\b|^\d+(?=[.)])|^-")
+_SPECIAL: Final = re.compile(r"[^\w \-.,/()=?]|\b_+|_+\b|^\d+(?=[.)](?:\s|$))|^-")
 
 
 def mermaid(drawing: Drawing) -> str:

@@ -66,6 +66,8 @@ def commands(context: click.Context) -> None:
     help=f"The least that is logged: {', '.join(LEVELS)}.",
 )
 @click.option("--progress/--no-progress", default=None, help="Show on stderr how far the flow is; on in a terminal.")
+@click.option("--report", metavar="FILE", help="Write a report on the run there, as HTML; needs turnout[report].")
+@click.option("--trace", metavar="FILE", help="Write a trace of the run there, as JSON that Perfetto opens.")
 def run_command(
     target: str,
     runner: str | None,
@@ -74,6 +76,8 @@ def run_command(
     events: str | None,
     log_level: str,
     progress: bool | None,
+    report: str | None,
+    trace: str | None,
 ) -> int:
     """Run a flow and print what it returns.
 
@@ -89,15 +93,17 @@ def run_command(
       2    the command can't be carried out as typed
       130  interrupted
     """  # noqa: D301 - click looks for the character itself
+    from ._after import kept
     from ._run import run_flow
 
-    return run_flow(
-        target, runner, parameters, json=as_json, events=events, log_level=log_level, shows_progress=progress
-    )
+    with kept(report, trace):
+        return run_flow(
+            target, runner, parameters, json=as_json, events=events, log_level=log_level, shows_progress=progress
+        )
 
 
 @commands.command("graph")
-@click.argument("target", metavar="FILE.py:FLOW")
+@click.argument("target", metavar="FILE.py:FLOW|EVENTS.jsonl")
 @click.option("-p", "--parameter", "parameters", metavar="NAME=VALUE", multiple=True, help="A parameter of the flow.")
 @click.option("-o", "--output", metavar="FILE", help="Save the graph there: as .mmd, .dot or .svg (needs Graphviz).")
 def graph_command(target: str, parameters: tuple[str, ...], output: str | None) -> int:
@@ -105,10 +111,53 @@ def graph_command(target: str, parameters: tuple[str, ...], output: str | None) 
 
     Runs the flow's body, but no task. Prints the text of a mermaid flowchart. Flow and parameters are given as for
     `turnout run`.
+
+    Given the events of a run, shows what that has submitted, with times and failures, and runs nothing.
     """
     from ._graph import draw_flow
 
     return draw_flow(target, parameters, output)
+
+
+@commands.command("report")
+@click.argument("path", metavar="EVENTS.jsonl")
+@click.option("-o", "--output", metavar="FILE", help="Where to write it; by default EVENTS.html.")
+def report_command(path: str, output: str | None) -> None:
+    """Write a report on a run: one page of HTML that needs no network.
+
+    It has a timeline, the critical path, where the time went, the graph of calls, failures and logs. Prints the name of
+    the file. Needs turnout[report].
+    """
+    from ._after import write_report
+
+    write_report(path, output)
+
+
+@commands.command("trace")
+@click.argument("path", metavar="EVENTS.jsonl")
+@click.option("-o", "--output", metavar="FILE", help="Where to write it; by default EVENTS.trace.json.")
+def trace_command(path: str, output: str | None) -> None:
+    """Write a trace of a run, in the format of Chrome, which https://ui.perfetto.dev opens.
+
+    Prints the name of the file.
+    """
+    from ._after import write_trace
+
+    write_trace(path, output)
+
+
+@commands.command("compare")
+@click.argument("first", metavar="A.jsonl")
+@click.argument("second", metavar="B.jsonl")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def compare_command(first: str, second: str, as_json: bool) -> None:
+    """Show two runs side by side: of a flow on two runners, say.
+
+    In the table of tasks, `A > B` stands for what is not the same. The task that differs most comes first.
+    """
+    from ._after import compare_runs
+
+    compare_runs(first, second, as_json=as_json)
 
 
 @commands.command("runners")

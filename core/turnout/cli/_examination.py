@@ -17,13 +17,13 @@ from .. import FutureList
 from .._cluster import check_versions
 from .._signals import INTERRUPTS
 from .._sockets import can_be_listed, listening
+from .._units import shown_rate, shown_seconds
 from ..errors import RunnerError
 from ..registry import resolve
 from ._output import claim_standard_output
 from ._probes import facts, length, noise, noisy, nothing, tell
 from ._report import Late, Report, note_logs, note_warnings
 from ._supervised import PATIENCE, kill_all_of
-from ._units import shown_rate, shown_seconds
 
 if TYPE_CHECKING:
     from .. import TaskFuture, TaskRunner

@@ -7,8 +7,8 @@ import time
 from typing import Final
 from urllib.parse import urlsplit
 
+from .._units import shown_seconds
 from ._findings import Finding
-from ._units import shown_seconds
 
 __all__ = ["reached"]
 
