@@ -26,6 +26,7 @@ from ._version import __version__
 from .errors import (
     CancelledRun,
     CrashedRun,
+    EventFileError,
     FlowRunTimeoutError,
     MappingLengthMismatch,
     MappingMissingIterable,
@@ -51,6 +52,7 @@ from .runner import TaskRunner
 __all__ = [
     "CancelledRun",
     "CrashedRun",
+    "EventFileError",
     "Flow",
     "FlowRunTimeoutError",
     "FutureList",

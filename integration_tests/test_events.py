@@ -25,7 +25,7 @@ from turnout._event_stream import EVENT, STREAM
 from turnout._trips import Clock
 from turnout.errors import EventFileError
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 NEVER = 3600.0
 
 
