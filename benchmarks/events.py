@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from turnout import events, flow, task
+from turnout import Flow, events, flow, task
 from turnout.registry import resolve
 
 from . import functions
@@ -46,7 +46,7 @@ def _chain(n: int) -> Any:
     return future
 
 
-SHAPES: Final[dict[str, Callable[[int], Any]]] = {"fan": _fan, "map": _map, "chain": _chain}
+SHAPES: Final[dict[str, Flow[[int], Any]]] = {"fan": _fan, "map": _map, "chain": _chain}
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def _written() -> Iterator[None]:
             yield
         finally:
             del os.environ["TURNOUT_EVENTS"]
-            # The next flow closes the file.
+            # The next flow closes the file, which is gone then.
             _fan(1)
 
 
@@ -68,23 +68,23 @@ MODES: Final[dict[str, Callable[[], contextlib.AbstractContextManager[object]]]]
 }
 
 
-def rounds(runner: str, shape: str, n: int, count: int) -> dict[str, list[float]]:
-    """Return the microseconds that a call took, by mode, in each round."""
+def rounds(runner: str, shape: str, n: int, count: int, clock: int) -> dict[str, list[float]]:
+    """Return the microseconds that a call took, by mode, in each round: by the wall (0), or of this process (1)."""
     run = SHAPES[shape]
     taken: dict[str, list[float]] = {mode: [] for mode in MODES}
-    with resolve(runner) as started:
-        body = run.with_options(task_runner=started)  # type: ignore[attr-defined]
-        for number in range(count + 1):
-            for mode, listening in MODES.items():
+    for number in range(count + 1):
+        for mode, listening in MODES.items():
+            with listening(), resolve(runner) as started:
+                body = run.with_options(task_runner=started)
+                # Workers come up, and functions are measured.
+                body(n // 10)
                 gc.collect()
-                with listening():
-                    body(1)
-                    began = time.perf_counter()
-                    body(n)
-                    seconds = time.perf_counter() - began
-                # The first round warms up.
-                if number:
-                    taken[mode].append(seconds / n * 1e6)
+                began = time.perf_counter(), time.process_time()
+                body(n)
+                ended = time.perf_counter(), time.process_time()
+            # The first round warms up.
+            if number:
+                taken[mode].append((ended[clock] - began[clock]) / n * 1e6)
     return taken
 
 
@@ -105,10 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shapes", default=",".join(SHAPES), help=f"of: {', '.join(SHAPES)}")
     parser.add_argument("--n", type=int, default=20_000, help="calls in a flow (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=9, help="default %(default)s")
+    parser.add_argument("--cpu", action="store_true", help="processor time of the driver, if others are at work")
     options = parser.parse_args(arguments)
     for runner in options.runners.split(","):
         for shape in options.shapes.split(","):
-            print(line(runner, shape, rounds(runner, shape, options.n, options.rounds)), flush=True)
+            print(line(runner, shape, rounds(runner, shape, options.n, options.rounds, int(options.cpu))), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import pytest
 
 import turnout
 from integration_tests.commands import Ended, turnout_command
+from turnout import events
 from turnout.cli import main
 
 WORDS: Final = ("sequential", "thread", "process", "executor")
@@ -170,11 +171,31 @@ def test_a_failed_flow_shows_the_task_and_none_of_us(folder: Path, word: str) ->
     assert ended.out == ""
     lines = ended.err.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
-    assert lines[-2:] == ["ValueError: too fast: 90", "turnout: flow 'Crash' ended Failed: ValueError: too fast: 90"]
+    error, note, last = lines[-3:]
+    assert error == "ValueError: too fast: 90"
+    worker = r", on \S+:\d+" if word == "process" else ""
+    assert re.fullmatch(rf"In task run 'derail-0': derail\(speed=90\), attempt 1{worker}\.", note)
+    assert last == "turnout: flow 'Crash' ended Failed: ValueError: too fast: 90"
     assert '    raise ValueError(f"too fast: {speed}")' in lines
     assert "in derail" in ended.err
     files = set(re.findall(r'File "([^"]+)"', ended.err))
     assert files == {str(folder / "stations.py")}
+
+
+def test_events_are_written_of_a_flow_that_fails(folder: Path) -> None:
+    ended = run("stations.py:crash", "--runner", "process", "--events", "events.jsonl", cwd=folder)
+    assert ended.status == 1
+    told = list(events.read(folder / "events.jsonl"))
+    (finished,) = (event for event in told if isinstance(event, events.FlowFinished))
+    assert (finished.state, finished.message) == ("Failed", "ValueError: too fast: 90")
+    (call,) = (event for event in told if isinstance(event, events.CallFinished))
+    assert (call.name, call.state) == ("derail-0", "Failed")
+
+
+def test_events_that_cant_be_written_are_a_wrong_command(folder: Path) -> None:
+    ended = run("stations.py:quiet", "--events", "nowhere/events.jsonl", cwd=folder)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.startswith("turnout: error: Events can't be written to 'nowhere/events.jsonl': No such file")
 
 
 @pytest.mark.parametrize("word", WORDS)

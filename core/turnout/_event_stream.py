@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from . import _forks
 from ._locks import free_in_forks
-from ._signals import INTERRUPTS, wait_for
+from ._signals import INTERRUPTS, join, wait_for
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -74,6 +74,9 @@ class Subscription:
         self._stream.forget(self)
         self._is_closed = True
         self.flush()
+        if self._generation == _forks.generation and not _telling.now:
+            # It has nothing more to do.
+            join(self._thread, _PATIENCE)
 
     def flush(self) -> None:
         """Return when what has happened so far is told. In a callback, which would wait for itself, do nothing."""

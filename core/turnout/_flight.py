@@ -21,6 +21,7 @@ from ._forwarding import receive
 from ._future import COMPLETED
 from ._locks import PoliteLock
 from ._packing import PackedBatch
+from ._places import here
 from ._prepared import Prepared, PreparedBatches
 from ._serialization import Parcel, explain_load
 from ._shared import SharedArguments
@@ -350,7 +351,7 @@ class FlightDispatcher(Dispatcher):
         if kind is OutcomeKind.VALUE:
             return self._value(call, attempt, data)
         if kind is OutcomeKind.FAILURE:
-            if type(outcome.stamp) is tuple:
+            if type(outcome.stamp) is tuple and outcome.stamp[1] != here()[0]:
                 trouble_of(call).worker = outcome.stamp[1]
             return failed(call, attempt, decode(data))
         if kind is OutcomeKind.LOST and len(batch.calls) > 1:

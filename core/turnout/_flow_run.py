@@ -17,6 +17,7 @@ from ._choice import engine_for
 from ._context import FLOW_RUNS, current_scope, within
 from ._ending import run_hooks
 from ._engine import Engine
+from ._event_stream import STREAM
 from ._flow_story import FlowStory
 from ._future import TaskFuture, summary
 from ._prints import prints_logged
@@ -118,7 +119,8 @@ class FlowRun:
                     await asyncio.sleep(delay)
             finally:
                 await _aside(self._close)
-                await _aside(self._story.end)
+                if self._story.leave():
+                    await _aside(STREAM.flush)
 
     async def _attempt_async(self, body: Callable[[], Any]) -> State:
         import asyncio

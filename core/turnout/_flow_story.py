@@ -73,12 +73,16 @@ class FlowStory:
             line = (message or "").partition("\n")[0]
             put((EVENT, FlowFinished(now, self._id, state, now - self._began, line)))
 
-    def end(self) -> None:
-        """Return when everything that happened has been told, if nothing is around this run that goes on.
+    def leave(self) -> bool:
+        """Tell that the run is over, if nobody has; return whether `end` has anything to wait for.
 
         It may be left without a state, if Ctrl-C comes between two attempts.
         """
         error = sys.exc_info()[1]
         self.tell_finished("Crashed", None if error is None else brief(error))
-        if self._parent is None and STREAM.put is not None:
+        return self._parent is None and STREAM.put is not None
+
+    def end(self) -> None:
+        """Return when everything that happened has been told, if nothing is around this run that goes on."""
+        if self.leave():
             STREAM.flush()

@@ -117,7 +117,7 @@ def tell_returned(batch: PackedBatch, call: Call, outcome: Outcome, now: float) 
     Nobody else tells anything of the call any more.
     """
     trip, told = batch.trip, call.told
-    if trip is None or told is not None or not call.is_known_ready:
+    if trip is None or told is not None:
         tell_news_of(batch, call, call.attempt, outcome, now)
         tell_finished(call, COMPLETED)
         return
@@ -125,9 +125,11 @@ def tell_returned(batch: PackedBatch, call: Call, outcome: Outcome, now: float) 
     engine, future, task = call.engine, call.future, call.task
     put = engine.events.put
     if put is not None:
+        bytes_in = batch.sizes.get(call, 0)
+        if not call.is_known_ready:
+            _tell_sent_ahead(call, call.attempt, begin, trip.number, bytes_in)
         flow, prefix = engine.flow_run.id or "", call.scope.prefix
         head = (RETURNED, end, call.seq, flow, task.name, prefix, future._index, future._name, "Completed")
-        bytes_in = batch.sizes.get(call, 0)
         put((*head, call.attempt, end - begin, trip.place, trip.number, bytes_in, outcome.size, "", ""))
 
 
@@ -171,11 +173,16 @@ def _tell_begun(call: Call) -> None:
         return
     begin, attempt, place, number, bytes_in = told[:5]
     if not call.is_known_ready:
-        # It was sent together with what it needs.
-        tell_ready_at(call, begin)
-        if number is not None:
-            put((SENT, begin, call.seq, attempt, number, bytes_in))
+        _tell_sent_ahead(call, attempt, begin, number, bytes_in)
     put((BEGUN, begin, call.seq, attempt, place[0], place[3]))
+
+
+def _tell_sent_ahead(call: Call, attempt: int, at: float, batch: int | None, bytes_in: int) -> None:
+    """Tell of a call that was sent together with what it needs, or before that was there. Nobody else does now."""
+    put = call.engine.events.put
+    tell_ready_at(call, at)
+    if put is not None and batch is not None:
+        put((SENT, at, call.seq, attempt, batch, bytes_in))
 
 
 def _arrived(call: Call, trip: Trip, stamp: tuple[Any, ...]) -> None:
