@@ -113,6 +113,18 @@ def test_a_call_that_is_run_again_has_phases_of_each_attempt() -> None:
     ]
 
 
+def test_a_call_may_be_run_again_sooner_than_it_was_told() -> None:
+    stream: list[events.Event] = [
+        events.CallCreated(1.0, 1, "f", "load", "load-0", "thread"),
+        events.CallStarted(1.0, 1, 1, "here:1"),
+        events.CallRetrying(3.0, 1, 1, "Crashed", 5.0),
+        events.CallStarted(4.0, 1, 2, "here:1"),
+        events.CallFinished(8.0, 1, "f", "load", "load-0", "Completed", 2, 4.0, "here:1"),
+    ]
+    (call,) = history_of(stream).calls
+    assert phases(call) == [("running", 1, 3), ("retrying", 3, 4), ("running", 4, 8)]
+
+
 def test_a_call_without_a_body_waits_only() -> None:
     stream: list[events.Event] = [
         events.CallCreated(1.0, 1, "f", "load", "load-0", "thread"),
@@ -142,10 +154,10 @@ def test_times_run_forwards_though_clocks_disagree() -> None:
 
 
 def test_calls_of_two_streams_in_one_file_are_told_apart() -> None:
-    stream = [events.StreamStarted(0.0, 1, "0", "here", 1), *Flow().call(1, 0, 1, 2).end(2).events]
-    history = history_of([*stream, *stream])
-    assert len(history.calls) == 2
-    assert all(call.state == "Completed" for call in history.calls)
+    first = Flow().call(1, 0, 1, 2).end(2).events
+    second = [event for event in Flow().call(1, 0, 1, 9).end(9).events if not isinstance(event, events.CallCreated)]
+    begun = events.StreamStarted(0.0, 1, "0", "here", 1)
+    assert [call.finished for call in history_of([begun, *first, begun, *second]).calls] == [2, 9]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -212,12 +224,12 @@ def test_slots_of_a_worker_are_beside_each_other() -> None:
 
 def test_the_summary_of_a_flow() -> None:
     flow = Flow(slots=2).call(1, 0, 1, 3).call(2, 0, 0, 6, slot=1, state="Failed").call(3, 0, 3, 4, task="other")
-    summary = Summary(flow.end(10).history)
+    summary = Summary(flow.call(4, 0, 4, 5).end(10).history)
     step, other = summary.tasks
-    assert (step.task, step.calls, step.failures, step.median, step.longest) == ("step", 2, 1, 4, 6)
+    assert (step.task, step.calls, step.failures, step.median, step.longest) == ("step", 3, 1, 2, 6)
     assert (other.task, other.seconds["running"], other.per_call("queued")) == ("other", 1, 3)
-    assert (summary.slots, summary.busy, summary.idle, summary.utilisation) == (2, 9, 11, 0.45)
-    assert summary.states == {"Completed": 2, "Failed": 1}
+    assert (summary.slots, summary.busy, summary.idle, summary.utilisation) == (2, 10, 10, 0.5)
+    assert summary.states == {"Completed": 3, "Failed": 1}
 
 
 def test_there_are_as_many_slots_as_were_busy_where_nobody_told() -> None:

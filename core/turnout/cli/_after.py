@@ -78,9 +78,6 @@ def kept(report: str | None, trace: str | None) -> Iterator[None]:
     UsageProblem
         If that can't be done: before anything has happened.
     """
-    if report is None and trace is None:
-        yield
-        return
     _check(report, trace)
     seen: list[events.Event] = []
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -93,10 +94,13 @@ def run_command(
       2    the command can't be carried out as typed
       130  interrupted
     """  # noqa: D301 - click looks for the character itself
-    from ._after import kept
     from ._run import run_flow
 
-    with kept(report, trace):
+    with contextlib.ExitStack() as stack:
+        if report or trace:
+            from ._after import kept
+
+            stack.enter_context(kept(report, trace))
         return run_flow(
             target, runner, parameters, json=as_json, events=events, log_level=log_level, shows_progress=progress
         )
