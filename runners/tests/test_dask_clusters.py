@@ -30,12 +30,12 @@ from turnout._sockets import listening
 from turnout.errors import CrashedRun, RunnerStartError, TurnoutError
 from turnout.testing import Signals, run_script
 from turnout.testing._batches import batched
-from turnout.testing._bodies import gate, note
+from turnout.testing._bodies import gate, identity, note
 from turnout.testing._kit import eventually, run_on
 from turnout_runners.dask import DaskTaskRunner, _link, get_dask_client
 from turnout_runners.dask._link import Link
 from turnout_runners.dask._placement import Placement
-from turnout_runners.dask._wire import News
+from turnout_runners.dask._wire import News, Stays
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("dask: special")]
 
@@ -888,6 +888,29 @@ def test_a_recall_that_overtakes_the_news_of_the_end(monkeypatch: pytest.MonkeyP
         for future in futures:
             future.wait()
     assert sorted(map(int, signals.notes("ran"))) == list(range(20))
+
+
+@pytest.mark.parametrize("moment", ["_take_news", "_collect"])
+def test_a_batch_that_is_cancelled_when_its_large_value_is_made(
+    own: DaskTaskRunner, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Dask does not keep the value then, and tells no more of it: the batch is over all the same."""
+    went_on = getattr(Link, moment)
+    cancelled: list[Any] = []
+
+    def cancel_first(link: Link, told: Any) -> None:
+        sent = link._open.get(told.number)
+        is_made = moment == "_collect" or any(isinstance(outcome.data, Stays) for outcome in told.outcomes)
+        if sent is not None and is_made and not cancelled:
+            cancelled.append(sent)
+            link.cancel(sent.batch)
+        went_on(link, told)
+
+    monkeypatch.setattr(Link, moment, cancel_first)
+    with own:
+        # Nobody but us has cancelled it: it is run again.
+        assert identity.submit(bytes(ARRAY_BYTES)).result(30) == bytes(ARRAY_BYTES)
+    assert cancelled
 
 
 def test_nothing_runs_again_when_a_script_ends_with_a_runner_up(tmp_path: Path) -> None:

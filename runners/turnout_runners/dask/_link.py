@@ -225,6 +225,9 @@ class Link:
         if stops and sent.future is not None:
             # The shortest way to a worker that has not begun it. Dask tells no more of it from then on.
             sent.future.release()
+            sent.is_released = True
+            # Its end may have been told a moment ago.
+            self._reporter.put(lambda: self._collect(sent))
 
         def answered(have_it: frozenset[str], _: bool) -> None:
             sent.stops_on = have_it
@@ -273,9 +276,15 @@ class Link:
             if sent.staying and sent.future is not None:
                 sent.future.add_done_callback(lambda _: self._reporter.put(lambda: self._collect(sent)))
             self._report(sent, outcomes)
+            if sent.is_released:
+                self._collect(sent)
 
     def _collect(self, sent: Sent) -> None:
         """Report results that stay on a worker, now that Dask has them."""
+        if sent.is_released and sent.staying:
+            # Dask will never have them. Whoever released them does not want them.
+            self._report(sent, sent.unkept())
+            return
         if sent.future is None or sent.future.status != "finished":
             return
         outcomes = [outcome._replace(data=self._stored(sent, outcome)) for outcome in sent.staying.values()]

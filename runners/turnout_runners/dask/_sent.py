@@ -36,6 +36,8 @@ class Sent:
         """Whether its calls run one after the other."""
         self.is_recalled = False
         """Whether it is asked to stop."""
+        self.is_released = False
+        """Whether Dask was told that nobody wants its values."""
         self.stops_on: frozenset[str] = frozenset()
         """The worker that has it, and has been asked to stop it."""
         self.serial = 0
@@ -83,6 +85,13 @@ class Sent:
         self.running.clear()
         self.staying.clear()
         return [Outcome(index, kind, cause) for index in left]
+
+    def unkept(self) -> list[Outcome]:
+        """Return outcomes for the calls whose values would have stayed, when Dask does not keep them; they are over."""
+        lost = sorted(self.staying)
+        self.left.difference_update(lost)
+        self.staying.clear()
+        return [Outcome(index, OutcomeKind.RETURNED) for index in lost]
 
     def open(self) -> set[int]:
         """Return the calls of which nobody knows what became."""
