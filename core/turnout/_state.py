@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["State", "StateType"]
+__all__ = ["STATE_NAMES", "State", "StateType"]
 
 
 class StateType(enum.IntEnum):
@@ -23,7 +23,7 @@ class StateType(enum.IntEnum):
     CANCELLED = 9
 
 
-_NAMES = {
+STATE_NAMES: Final = {
     StateType.PENDING: "Pending",
     StateType.RUNNING: "Running",
     StateType.RETRYING: "Retrying",
@@ -35,6 +35,7 @@ _NAMES = {
     StateType.CRASHED: "Crashed",
     StateType.CANCELLED: "Cancelled",
 }
+"""How states are called in messages, hooks and events."""
 
 _FIRST_FINAL = StateType.COMPLETED
 
@@ -77,7 +78,7 @@ class State:
     @property
     def name(self) -> str:
         """The state's name, such as ``"Completed"`` or ``"TimedOut"``."""
-        return _NAMES[self.type]
+        return STATE_NAMES[self.type]
 
     def result(self, raise_on_failure: bool = True) -> Any:
         """Return the result, or raise (or with ``raise_on_failure=False`` return) the exception.

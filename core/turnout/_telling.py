@@ -14,7 +14,7 @@ from ._event_rows import BEGUN, CREATED, FINISHED, READY
 from ._event_stream import EVENT, STREAM
 from ._locks import LOCK
 from ._places import NOWHERE, Place
-from ._state import StateType
+from ._state import STATE_NAMES, StateType
 from ._tracebacks import printed
 from .events import CallRetrying, WorkerDown, WorkerUp
 
@@ -47,15 +47,6 @@ _now: Final = time.time
 _NOT_BEGUN: Final[Told] = (0.0, 0, NOWHERE, None, 0, 0.0, 0.0, 0)
 # What a call may become before its body ends.
 _BEFORE_THE_END: Final = (StateType.CANCELLED, StateType.TIMED_OUT)
-STATES: Final = {
-    StateType.COMPLETED: "Completed",
-    StateType.CACHED: "Cached",
-    StateType.FAILED: "Failed",
-    StateType.TIMED_OUT: "TimedOut",
-    StateType.UPSTREAM_FAILED: "UpstreamFailed",
-    StateType.CRASHED: "Crashed",
-    StateType.CANCELLED: "Cancelled",
-}
 # Those whose exception is of the call itself.
 _RAISED: Final = (StateType.FAILED, StateType.TIMED_OUT, StateType.CRASHED)
 
@@ -144,7 +135,7 @@ def tell_finished(call: Call, type_: StateType) -> None:
     future, task = call.future, call.task
     state, message, traceback = "Completed", "", ""
     if type_ is not COMPLETED:
-        state = STATES[type_]
+        state = STATE_NAMES[type_]
         if type_ > StateType.CACHED:
             message, traceback = _message(future, type_), _traceback(future, type_)
     end = future._time
@@ -170,7 +161,7 @@ def tell_retrying(call: Call, attempt: int, type_: StateType, delay: float, mess
     if told is not None and not told[5]:
         call.told = (*told[:5], now, max(0.0, now - told[0]), 0)
     if put is not None:
-        put((EVENT, CallRetrying(now, call.seq, attempt, STATES[type_], delay, message)))
+        put((EVENT, CallRetrying(now, call.seq, attempt, STATE_NAMES[type_], delay, message)))
 
 
 def _message(future: TaskFuture[Any], type_: StateType) -> str:
@@ -178,7 +169,7 @@ def _message(future: TaskFuture[Any], type_: StateType) -> str:
     try:
         return (future._state(look=False).message or "").partition("\n")[0]
     except Exception:  # a __str__ of the user's may raise
-        return STATES[type_]
+        return STATE_NAMES[type_]
 
 
 def _traceback(future: TaskFuture[Any], type_: StateType) -> str:
