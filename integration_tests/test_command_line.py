@@ -367,7 +367,7 @@ RELATIVE: Final = "ImportError: attempted relative import with no known parent p
         (["one.py"], "No runner answers to 'thred'. Known: "),
         (["stations.py:count", "--log-level", "loud"], "Invalid value for '--log-level': 'loud' is not one of"),
         ([], "Missing argument 'FILE.py:FLOW'. Try: turnout run --help"),
-        (["stations.py:count", "--runer", "x"], "No such option '--runer'. Did you mean '--runner'? Try: turnout run "),
+        (["stations.py:count", "--jsn"], "No such option '--jsn'. Did you mean '--json'? Try: turnout run "),
     ],
 )
 def test_a_wrong_command_is_one_line(here: Here, folder: Path, arguments: list[str], line: str) -> None:
@@ -608,7 +608,8 @@ def test_version() -> None:
 def test_help_lists_the_commands(arguments: Sequence[str]) -> None:
     ended = turnout_command(*arguments)
     assert (ended.status, ended.err) == (0, "")
-    assert re.findall(r"^  (\w+)  ", ended.out, re.MULTILINE) == ["conform", "doctor", "graph", "run", "runners"]
+    commands = ["compare", "conform", "doctor", "graph", "report", "run", "runners", "trace"]
+    assert re.findall(r"^  (\w+)  ", ended.out, re.MULTILINE) == commands
 
 
 def test_the_script_and_the_module_are_the_same() -> None:

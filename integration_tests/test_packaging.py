@@ -116,10 +116,17 @@ def test_base_needs_three_libraries_only(metadata: Message) -> None:
 
 def test_extras_bring_their_libraries(metadata: Message) -> None:
     needs = metadata.get_all("Requires-Dist", [])
-    assert {"all", "dask", "dev", "ray", "testing"} == set(metadata.get_all("Provides-Extra", []))
+    assert {"all", "dask", "dev", "otel", "ray", "report", "testing"} == set(metadata.get_all("Provides-Extra", []))
     assert any(re.match(r"dask\[distributed\].*extra == 'dask'", need) for need in needs)
     assert any(re.match(r"ray.*extra == 'ray'", need) for need in needs)
-    assert {re.split(r"[^\w-]", need)[0] for need in needs if "extra == 'all'" in need} == {"dask", "ray"}
+    assert any(re.match(r"bokeh.*extra == 'report'", need) for need in needs)
+    assert any(re.match(r"opentelemetry-api.*extra == 'otel'", need) for need in needs)
+    assert {re.split(r"[^\w-]", need)[0] for need in needs if "extra == 'all'" in need} == {
+        "bokeh",
+        "dask",
+        "networkx",
+        "ray",
+    }
 
 
 def test_licence_is_inside(wheel: zipfile.ZipFile) -> None:
