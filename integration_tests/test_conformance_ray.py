@@ -81,6 +81,9 @@ def connected(address: str | None, slots: int) -> TaskRunner:
 class OnRay(Conformance):
     """On a Ray that the tests of a class share."""
 
+    # Ray says so when it has told the worker to exit, a millisecond or two before that does.
+    death_seconds = 1.0
+
     def bodies(self) -> list[str]:
         """Return what the workers run."""
         return _nodes[0].bodies()

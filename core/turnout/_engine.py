@@ -50,8 +50,10 @@ __all__ = ["Engine", "nested_home", "no_context"]
 
 # After Ctrl-C, or when its time is up, a flow waits this long for bodies that can't be stopped, in seconds.
 _PATIENCE: Final = 3.0
-# How long a cancel waits for calls to come back that were sent, and how often it looks, in seconds.
+# How long a cancel waits for calls to come back that were sent: in general, and where a worker may have to be ended for
+# it, which on a busy Ray was seen to take two seconds; and how often it looks. In seconds.
 _RETURN_PATIENCE: Final = 0.5
+_KILL_PATIENCE: Final = 5.0
 _RETURN_STEP: Final = 0.0005
 
 FAILURES: Final = (StateType.FAILED, StateType.TIMED_OUT, StateType.CRASHED)
@@ -61,20 +63,21 @@ FAILURES: Final = (StateType.FAILED, StateType.TIMED_OUT, StateType.CRASHED)
 _numbers: Final = itertools.count()
 
 
-def _returns(calls: Sequence[Call]) -> Iterator[None]:
+def _returns(calls: Sequence[Call], *, is_hasty: bool = False) -> Iterator[None]:
     """Yield each time somebody who waits for cancelled calls has to look again; end when they can't begin any more.
 
     They had not begun, as far as was known, but those that were sent may until the word reaches their workers. That
     takes some milliseconds on a cluster; one that has begun meanwhile is stopped as a running one is.
     """
-    deadline = time.monotonic() + _RETURN_PATIENCE
+    began = time.monotonic()
     for call in calls:
-        while call.dispatcher.may_begin(call) and not is_delivering() and time.monotonic() < deadline:
+        seconds = _KILL_PATIENCE if call.dispatcher.kills and not is_hasty else _RETURN_PATIENCE
+        while call.dispatcher.may_begin(call) and not is_delivering() and time.monotonic() < began + seconds:
             yield
 
 
-def _await_returns(calls: Sequence[Call]) -> None:
-    for _ in _returns(calls):
+def _await_returns(calls: Sequence[Call], *, is_hasty: bool = False) -> None:
+    for _ in _returns(calls, is_hasty=is_hasty):
         time.sleep(_RETURN_STEP)
 
 
@@ -387,7 +390,7 @@ class Engine:
                 waiting = self.cancel_all()
                 if INTERRUPTS.is_ending:
                     stop_inner()
-                _await_returns(waiting)
+                _await_returns(waiting, is_hasty=is_hasty)
                 self.join(self.patience() if is_hasty else None)
             except KeyboardInterrupt as interrupt:
                 if is_hasty:
@@ -407,7 +410,7 @@ class Engine:
                 waiting = self.cancel_all()
                 if INTERRUPTS.is_ending:
                     stop_inner()
-                for _ in _returns(waiting):
+                for _ in _returns(waiting, is_hasty=is_hasty):
                     await asyncio.sleep(_RETURN_STEP)
                 await self.join_async(self.patience() if is_hasty else None)
             except (asyncio.CancelledError, KeyboardInterrupt) as interrupt:

@@ -62,6 +62,9 @@ class Conformance(abc.ABC):
     kept: ClassVar[tuple[str, ...]] = ()
     """How the names begin, in a :class:`Footprint`, of what a backend that the class keeps up may add to itself."""
 
+    death_seconds: ClassVar[float] = 0.0
+    """How long the process of a worker may still be there when its backend has said that it is dead."""
+
     @abc.abstractmethod
     def make_runner(self, slots: int) -> TaskRunner:
         """Return a new runner that runs ``slots`` calls at once (an inline one may ignore the number)."""
