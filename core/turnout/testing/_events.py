@@ -217,14 +217,14 @@ class EventConformance(Conformance):
             seen.extend(heard.events)
             return int(first + add.submit(1, 2).result())
 
-        threads = threading.active_count()
+        threads = _threads_that_tell()
         seen: list[events.Event] = []
         heard = Heard()
-        assert threading.active_count() == threads + 1
+        assert _threads_that_tell() == threads + 1
         assert main() == 6
         assert heard.events == seen
         assert [event.call for event in seen if isinstance(event, events.CallFinished)] == [heard.first_call]
-        assert "turnout-events" not in {thread.name for thread in threading.enumerate()}
+        assert _threads_that_tell() == threads
 
     def test_C4_those_who_come_late(self, runner: TaskRunner) -> None:
         """Somebody who begins to listen in the middle of a flow is told of what happens from then on."""
@@ -242,6 +242,11 @@ class EventConformance(Conformance):
             assert [life.name for life in heard.lives()] == ["add-1"]
             (end,) = (event for event in heard.events if isinstance(event, events.FlowFinished))
             assert end.state == "Completed"
+
+
+def _threads_that_tell() -> int:
+    # Others begin and end as their backend sees fit.
+    return sum(thread.name == "turnout-events" for thread in threading.enumerate())
 
 
 class Life:
