@@ -184,7 +184,7 @@ def test_what_is_printed_and_logged_stands_above_the_picture(here: Path, word: s
         assert seen.ended() == 0
     rows = seen.rows
     end = next(index for index, row in enumerate(rows) if row.startswith("✓ harbour Completed in "))
-    assert re.fullmatch(r"✓ harbour Completed in [\d.]+ s · 12 calls · [\d.,]+/s", rows[end])
+    assert re.fullmatch(r"✓ harbour Completed in [\d.]+ s · 12 calls · [\d.,]+/(s|min)", rows[end])
     assert [row.split() for row in rows[end + 1 :]] == [
         ["failed"], ["fail", "1/1", "1"], ["load", "10/10"], ["weigh", "1/1"], ["45"],
     ]  # fmt: skip

@@ -219,9 +219,9 @@ class EventConformance(Conformance):
 
         threads = _threads_that_tell()
         seen: list[events.Event] = []
-        heard = Heard()
-        assert _threads_that_tell() == threads + 1
-        assert main() == 6
+        with Heard() as heard:
+            assert _threads_that_tell() == threads + 1
+            assert main() == 6
         assert heard.events == seen
         assert [event.call for event in seen if isinstance(event, events.CallFinished)] == [heard.first_call]
         assert _threads_that_tell() == threads
