@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from ._flow_run import FlowRun
 
-__all__ = ["Onlooker", "beginning", "onlookers"]
+__all__ = ["Onlooker", "beginning", "onlookers", "wanted"]
 
 # Takes the run of a flow, before its body runs, and whether the thread or coroutine is its own: that of a generator is
 # its caller's between two items. Returns a context that is left when the run is over.
@@ -21,7 +21,14 @@ onlookers: Final[list[Onlooker]] = []
 """Who wants to know."""
 
 # What a user may ask for by the environment, with the module that is to be asked then whether it is.
+_NO: Final = ("0", "false", "no", "off")
 _MODULES: Final = {"TURNOUT_PROGRESS": "turnout.progress", "TURNOUT_OTEL": "turnout.otel"}
+
+
+def wanted(variable: str) -> bool | None:
+    """Return whether the user asks for something by a variable of the environment; None if nothing is said."""
+    text = os.environ.get(variable, "").strip().lower()
+    return text not in _NO if text else None
 
 
 @contextlib.contextmanager

@@ -9,13 +9,12 @@ import contextlib
 import contextvars
 import copyreg
 import logging
-import os
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from ._context import register_context_variable
-from ._onlookers import onlookers
+from ._onlookers import onlookers, wanted
 from ._spans import Spans
 from ._version import __version__
 from .events import subscribe
@@ -32,7 +31,6 @@ __all__ = ["ENVIRONMENT_VARIABLE", "Instrumentation", "begin_by_environment", "i
 logger = logging.getLogger("turnout")
 
 ENVIRONMENT_VARIABLE: Final = "TURNOUT_OTEL"
-_NO: Final = ("0", "false", "no", "off")
 
 _lock: Final = threading.Lock()
 # What the environment asked for, once.
@@ -123,14 +121,13 @@ def instrument(tracer_provider: TracerProvider | None = None) -> Instrumentation
 def begin_by_environment() -> None:
     """Make spans from now on, if ``TURNOUT_OTEL`` says so."""
     global _by_environment
-    wanted = os.environ.get(ENVIRONMENT_VARIABLE, "").strip().lower()
     with _lock:
-        if wanted and wanted not in _NO and _by_environment is None:
+        if wanted(ENVIRONMENT_VARIABLE) and _by_environment is None:
             try:
                 _by_environment = instrument()
             except ImportError as error:
                 # The flow can do without.
-                logger.warning("%s=%s has no effect: %s", ENVIRONMENT_VARIABLE, wanted, error)
+                logger.warning("%s has no effect: %s", ENVIRONMENT_VARIABLE, error)
 
 
 # What bodies on workers know of the span in which they were submitted

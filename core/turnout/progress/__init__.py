@@ -6,10 +6,11 @@ Nothing is shown unless somebody asks: a program by :func:`show`, its user by th
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Final
+
+from .. import _onlookers
 
 if TYPE_CHECKING:
     from ._display import Display, View
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["ENVIRONMENT_VARIABLE", "begin_by_environment", "can_be_live", "show", "wanted"]
 
 ENVIRONMENT_VARIABLE: Final = "TURNOUT_PROGRESS"
-_NO: Final = ("0", "false", "no", "off")
 
 _lock: Final = threading.Lock()
 # The one that is shown: a terminal has one lower end.
@@ -62,8 +62,7 @@ def show() -> Display:
 
 def wanted() -> bool | None:
     """Return whether the user wants to see progress, by ``TURNOUT_PROGRESS``; None if nothing is said."""
-    text = os.environ.get(ENVIRONMENT_VARIABLE, "").strip().lower()
-    return text not in _NO if text else None
+    return _onlookers.wanted(ENVIRONMENT_VARIABLE)
 
 
 def begin_by_environment() -> None:
