@@ -42,6 +42,7 @@ def doubled(count: int) -> list[int]:
 @pytest.fixture(autouse=True)
 def _nobody_listens() -> Iterator[None]:
     assert STREAM.put is None
+    assert not STREAM.is_elsewhere
     yield
     FILE.end()
     assert STREAM.put is None

@@ -25,6 +25,7 @@ from turnout import (
     task,
 )
 from turnout import _context as context_module
+from turnout._event_stream import STREAM
 from turnout._failures import decode
 from turnout._packing import PackedBatch, pack
 from turnout._serialization import Parcel, dumps, load_function
@@ -80,6 +81,12 @@ class Hall(TaskRunner):
 
 def refused(call: object, error: Exception) -> None:
     raise error
+
+
+@pytest.fixture(autouse=True)
+def _this_stays_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has run another one's calls writes no file of events, as long as it lives."""
+    monkeypatch.setattr(STREAM, "is_elsewhere", False)
 
 
 @pytest.fixture
