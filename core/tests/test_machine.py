@@ -36,8 +36,8 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Groups:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         (tmp_path / "own").write_text(own)
-        monkeypatch.setattr(_machine, "_CONTROL_GROUPS", tmp_path / "groups")
-        monkeypatch.setattr(_machine, "_OWN_GROUPS", tmp_path / "own")
+        monkeypatch.setattr(_machine, "_CONTROL_GROUPS", str(tmp_path / "groups"))
+        monkeypatch.setattr(_machine, "_OWN_GROUPS", str(tmp_path / "own"))
         forget()
 
     return put
@@ -104,7 +104,7 @@ def test_the_strictest_limit_of_memory_counts(
 
 
 def test_without_control_groups_there_are_no_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_machine, "_OWN_GROUPS", tmp_path / "absent")
+    monkeypatch.setattr(_machine, "_OWN_GROUPS", str(tmp_path / "absent"))
     forget()
     assert (processors().cgroup, memory().cgroup) == (None, None)
 

@@ -13,6 +13,10 @@
 [2, 4, 6]
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ._arguments import allow_failure, quote, unmapped
 from ._choice import use_runner
 from ._collections import as_completed, wait
@@ -48,6 +52,9 @@ from .errors import (
     WouldDeadlockError,
 )
 from .runner import TaskRunner
+
+if TYPE_CHECKING:
+    from . import events as events
 
 __all__ = [
     "CancelledRun",
@@ -97,3 +104,14 @@ __all__ = [
     "use_runner",
     "wait",
 ]
+
+
+if not TYPE_CHECKING:  # type checkers would take any name for one that is there
+
+    def __getattr__(name: str) -> object:
+        """Import the events where they are used first: most programs don't listen, and they take a while to load."""
+        if name == "events":
+            from importlib import import_module
+
+            return import_module(".events", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from ._event_stream import STREAM
 from .errors import EventFileError
-from .events import as_json, subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +45,8 @@ class _EventFile:
             return
         self.end()
         if path:
+            from .events import subscribe
+
             self._descriptor = _opened(path.replace("{pid}", str(os.getpid())))
             self._subscription = subscribe(self._write)
         self._path = path
@@ -59,6 +60,8 @@ class _EventFile:
         self._path = ""
 
     def _write(self, events: Sequence[Event]) -> None:
+        from .events import as_json
+
         data = memoryview("".join([f"{as_json(event)}\n" for event in events]).encode())
         while data:
             data = data[os.write(self._descriptor, data) :]

@@ -10,26 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, overload
 
-from ._event_stream import EVENT
+from ._event_stream import BEGUN, CREATED, EVENT, READY, RETURNED, SENT
 from .events import CallCreated, CallFinished, CallReady, CallSent, CallStarted, Event
 
-__all__ = ["BEGUN", "CREATED", "EVENT", "FINISHED", "READY", "RETURNED", "SENT", "Events"]
+__all__ = ["Events"]
 
-# The first field of a row says what the others are.
-CREATED: Final = 0
-"""time, call, flow, task, prefix, index, name, runner, parent, needs, whether it is ready"""
-READY: Final = 1
-"""time, call, task, prefix, index, name"""
-SENT: Final = 2
-"""those of the event"""
-BEGUN: Final = 3
-"""those of the event"""
-FINISHED: Final = 4
-"""time, call, flow, task, prefix, index, name, state, and from the attempt on those of the event, with a place"""
-RETURNED: Final = 5
-"""as FINISHED, of a call of which nobody was told that it began"""
-# And EVENT: an event, of a kind that is seldom.
-
+# By kind.
 _LENGTHS: Final = (12, 7, 6, 6, 17, 17, 2)
 # Their classes' own `__new__` takes twice as long.
 _new: Final[Any] = tuple.__new__

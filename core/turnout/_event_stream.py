@@ -18,10 +18,36 @@ from ._signals import INTERRUPTS, join, wait_for
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["EVENT", "STREAM", "Outlet", "Stream", "Subscription"]
+__all__ = [
+    "BEGUN",
+    "CREATED",
+    "EVENT",
+    "FINISHED",
+    "READY",
+    "RETURNED",
+    "SENT",
+    "STREAM",
+    "Outlet",
+    "Stream",
+    "Subscription",
+]
 
+# The first field of a row says what the others are.
+CREATED: Final = 0
+"""time, call, flow, task, prefix, index, name, runner, parent, needs, whether it is ready"""
+READY: Final = 1
+"""time, call, task, prefix, index, name"""
+SENT: Final = 2
+"""those of the event"""
+BEGUN: Final = 3
+"""those of the event"""
+FINISHED: Final = 4
+"""time, call, flow, task, prefix, index, name, state, and from the attempt on those of the event, with a place"""
+RETURNED: Final = 5
+"""as FINISHED, of a call of which nobody was told that it began"""
 EVENT: Final = 6
-"""The first field of a row that holds an event. The other kinds are in :mod:`turnout._event_rows`."""
+"""an event, of a kind that is seldom"""
+
 
 logger = logging.getLogger("turnout")
 

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._event_file import FILE
-from ._event_rows import Events
 from ._event_stream import EVENT, STREAM, Outlet
 from ._future import brief
 from ._log_events import note_logs
-from .events import FlowFinished, FlowStarted
 
 if TYPE_CHECKING:
     from ._context import Scope
     from ._engine import Engine
+    from ._event_rows import Events
 
 __all__ = ["FlowStory"]
 
+
+def _made(rows: list[Any]) -> Events:
+    from ._event_rows import Events
+
+    return Events(rows)
+
+
+# The kinds of events take a while to load: nothing imports them until somebody listens.
 STREAM.on_change = note_logs
-STREAM.made = Events
+STREAM.made = _made
 
 
 class FlowStory:
@@ -55,6 +62,8 @@ class FlowStory:
         put = self.events.put
         if put is None:
             return
+        from .events import FlowStarted
+
         runner = engine.home.runner if engine.runner is None and engine.home is not None else engine.runner
         above = self._parent.engine.flow_run.id if self._parent is not None else None
         number = self._parent.number if self._parent is not None else None
@@ -69,6 +78,8 @@ class FlowStory:
         self._is_over = True
         put = self.events.put
         if put is not None:
+            from .events import FlowFinished
+
             now = time.time()
             line = (message or "").partition("\n")[0]
             put((EVENT, FlowFinished(now, self._id, state, now - self._began, line)))

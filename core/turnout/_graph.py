@@ -1,4 +1,7 @@
-"""What a flow submits and what waits for what, as text and as a picture."""
+"""What a flow submits and what waits for what, as text and as a picture.
+
+What draws it takes a while to load, and most programs draw nothing: so it is imported where it is used.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from . import _dot, _mermaid
-from ._folding import folded
 from .errors import VisualizationError
 
 if TYPE_CHECKING:
@@ -54,11 +55,17 @@ class Graph:
 
     def mermaid(self) -> str:
         """Return the text of a mermaid flowchart."""
-        return _mermaid.mermaid(folded(self._flows, self._calls))
+        from ._folding import folded
+        from ._mermaid import mermaid
+
+        return mermaid(folded(self._flows, self._calls))
 
     def dot(self) -> str:
         """Return the text of a graph for Graphviz."""
-        return _dot.dot(folded(self._flows, self._calls))
+        from ._dot import dot
+        from ._folding import folded
+
+        return dot(folded(self._flows, self._calls))
 
     def svg(self) -> str:
         """Return a picture, as SVG.
@@ -68,7 +75,9 @@ class Graph:
         VisualizationError
             If the program ``dot`` of Graphviz is not installed, or fails.
         """
-        return _dot.svg(self.dot())
+        from ._dot import svg
+
+        return svg(self.dot())
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the graph to a file, in the form that the end of its name asks for.
@@ -98,7 +107,7 @@ class Graph:
             ...
         ValueError: A graph can't be saved as 'nothing.png': end the name with .mmd, .dot or .svg.
         """
-        from pathlib import Path  # takes a while to load, and most programs save no graph
+        from pathlib import Path
 
         write = writer_for(path)
         Path(path).write_text(f"{write(self).rstrip()}\n", encoding="utf-8")

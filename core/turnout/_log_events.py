@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from ._context import current_scope
 from ._event_stream import EVENT, STREAM
 from ._places import host_and_process
-from .events import LogRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +38,8 @@ def _tell(record: logging.LogRecord) -> None:
     scope, put = current_scope.get(), STREAM.put
     if put is None or (scope is None and record.name.partition(".")[0] != _OWN):
         return
+    from .events import LogRecord
+
     flow = number = None
     if scope is not None:
         flow, number = scope.describe().flow_run_id, scope.number

@@ -8,15 +8,15 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 __all__ = ["Memory", "Processors", "memory", "processors", "usable_memory", "usable_processors"]
 
 Number = TypeVar("Number", int, float)
 
-_CONTROL_GROUPS = Path("/sys/fs/cgroup")
-_OWN_GROUPS = Path("/proc/self/cgroup")
+# Text, not paths: this is imported with the package, and pathlib takes as long to load as a tenth of all the rest.
+_CONTROL_GROUPS = "/sys/fs/cgroup"
+_OWN_GROUPS = "/proc/self/cgroup"
 # Where there is no limit, version 1 of control groups tells one of almost 2**63.
 _NO_LIMIT: Final = 2**60
 _MEBIBYTE: Final = 2**20
@@ -136,7 +136,7 @@ def _cgroup_memory() -> int | None:
     return _strictest("memory", _memory_limit)
 
 
-def _strictest(controller: str, limit_of: Callable[[Path], Number | None]) -> Number | None:
+def _strictest(controller: str, limit_of: Callable[[str], Number | None]) -> Number | None:
     """Return the least limit of the control groups that hold this process, or None if there is none."""
     # Absent or in another form on other systems: then there is no limit to be known.
     with contextlib.suppress(OSError, ValueError):
@@ -145,37 +145,45 @@ def _strictest(controller: str, limit_of: Callable[[Path], Number | None]) -> Nu
     return None
 
 
-def _folders(controller: str) -> Iterator[Path]:
+def _folders(controller: str) -> Iterator[str]:
     """Yield the folders of the control groups that hold this process: a group is limited by those above it, too."""
-    for line in _OWN_GROUPS.read_text().splitlines():
+    for line in _text(_OWN_GROUPS).splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
             mount = _CONTROL_GROUPS
         elif controller in controllers.split(","):
-            mount = _CONTROL_GROUPS / controller
+            mount = f"{_CONTROL_GROUPS}/{controller}"
         else:
             continue
         # In a container, the path may be that of the host, which leads nowhere here; its own group is on top then.
-        group = mount / path.lstrip("/")
-        yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(mount))
+        group = path.strip("/")
+        while group:
+            yield f"{mount}/{group}"
+            group = group.rpartition("/")[0]
+        yield mount
 
 
-def _quota(group: Path) -> float | None:
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123
+        return file.read()
+
+
+def _quota(group: str) -> float | None:
     with contextlib.suppress(OSError, ValueError):
-        quota, period = (group / "cpu.max").read_text().split()
+        quota, period = _text(f"{group}/cpu.max").split()
         # The quota is "max" where there is none.
         return float(quota) / float(period)
     with contextlib.suppress(OSError, ValueError):
-        quota = (group / "cpu.cfs_quota_us").read_text()
-        period = (group / "cpu.cfs_period_us").read_text()
+        quota = _text(f"{group}/cpu.cfs_quota_us")
+        period = _text(f"{group}/cpu.cfs_period_us")
         return float(quota) / float(period) if float(quota) > 0 else None
     return None
 
 
-def _memory_limit(group: Path) -> int | None:
+def _memory_limit(group: str) -> int | None:
     for name in ("memory.max", "memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
-            limit = int((group / name).read_text())
+            limit = int(_text(f"{group}/{name}"))
             return limit if limit < _NO_LIMIT else None
     return None
 

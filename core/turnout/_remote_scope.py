@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ._context import RunContext, Scope, seed_of
-from ._event_rows import Events
 from ._event_stream import drained
 from ._failures import encode, without_own_frames
 from ._shipment import FlowInfo, Job, Kind, Shipment, this_process
@@ -185,6 +184,8 @@ class Forwarded:
             self._due = time.time() + _EVENTS_SECONDS
             rows = drained(self._rows)
             if rows:
+                from ._event_rows import Events
+
                 message = ("events", this_process(), list(Events(rows)))
                 self._runs.emit([Outcome(self._index, OutcomeKind.RECORD, message)])
 

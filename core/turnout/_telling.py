@@ -10,13 +10,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from ._event_rows import BEGUN, CREATED, FINISHED, READY
-from ._event_stream import EVENT, STREAM
+from ._event_stream import BEGUN, CREATED, EVENT, FINISHED, READY, STREAM
 from ._locks import LOCK
 from ._places import NOWHERE, Place
 from ._state import STATE_NAMES, StateType
 from ._tracebacks import printed
-from .events import CallRetrying, WorkerDown, WorkerUp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from ._call import Call
     from ._dispatch import Dispatcher
     from ._future import TaskFuture
+    from .events import WorkerUp
 
 __all__ = [
     "Told",
@@ -104,6 +103,8 @@ def tell_begun_here(call: Call, place: Place) -> None:
     put = call.engine.events.put
     if put is not None:
         if not call.dispatcher.workers:
+            from .events import WorkerUp
+
             tell_worker(call, WorkerUp(now, place[0], place[1], place[2], call.dispatcher.name))
         put((BEGUN, now, call.seq, attempt, place[0], place[3]))
 
@@ -122,6 +123,10 @@ def tell_worker(call: Call, up: WorkerUp) -> None:
 def tell_stopped(dispatcher: Dispatcher) -> None:
     """Tell that the workers of a runner are gone which was stopped."""
     workers, dispatcher.workers = dispatcher.workers, set()
+    if not workers:
+        return
+    from .events import WorkerDown
+
     for worker in workers:
         STREAM.leave_worker(worker, (EVENT, WorkerDown(_now(), worker, "stopped")), dispatcher)
 
@@ -161,6 +166,8 @@ def tell_retrying(call: Call, attempt: int, type_: StateType, delay: float, mess
     if told is not None and not told[5]:
         call.told = (*told[:5], now, max(0.0, now - told[0]), 0)
     if put is not None:
+        from .events import CallRetrying
+
         put((EVENT, CallRetrying(now, call.seq, attempt, STATE_NAMES[type_], delay, message)))
 
 

@@ -8,7 +8,6 @@ import sys
 import traceback
 import types
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from ._exceptions import put
@@ -133,4 +132,4 @@ def _is_hidden(filename: str, hidden: tuple[str, ...]) -> bool:
 
 def _folders(*packages: str) -> tuple[str, ...]:
     modules = [sys.modules.get(package) for package in packages]
-    return tuple(f"{Path(folder)}/" for module in modules if module for folder in module.__path__)
+    return tuple(f"{os.path.normpath(folder)}{os.sep}" for module in modules if module for folder in module.__path__)

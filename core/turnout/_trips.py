@@ -6,19 +6,18 @@ import itertools
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from ._event_rows import BEGUN, RETURNED, SENT
-from ._event_stream import EVENT, STREAM
+from ._event_stream import BEGUN, EVENT, RETURNED, SENT, STREAM
 from ._future import COMPLETED
 from ._locks import LOCK
 from ._places import NOWHERE
 from ._shipment import this_process
 from ._telling import tell_finished, tell_ready_at, tell_worker
-from .events import CallCreated, LogRecord, WorkerDown, WorkerUp
 from .runner import OutcomeKind
 
 if TYPE_CHECKING:
     from ._call import Call
     from ._packing import PackedBatch
+    from .events import LogRecord
     from .runner import Outcome
 
 __all__ = ["Clock", "Trip", "tell_departure", "tell_loss", "tell_news", "tell_news_of", "tell_record", "tell_returned"]
@@ -191,6 +190,8 @@ def _arrived(call: Call, trip: Trip, stamp: tuple[Any, ...]) -> None:
     dispatcher = call.dispatcher
     trip.clock = dispatcher.clocks.setdefault(worker, trip.clock)
     if worker not in dispatcher.workers:
+        from .events import WorkerUp
+
         tell_worker(call, WorkerUp(max(trip.sent, stamp[0] + trip.clock.shift), worker, host, pid, dispatcher.name))
 
 
@@ -210,6 +211,8 @@ def tell_loss(batch: PackedBatch, call: Call, attempt: int, outcome: Outcome) ->
     if worker in workers:
         workers.discard(worker)
         if call.engine.events is STREAM:
+            from .events import WorkerDown
+
             down = WorkerDown(time.time(), worker, str(outcome.data or "lost"))
             STREAM.leave_worker(worker, (EVENT, down), None)
 
@@ -251,6 +254,8 @@ def _here(number: int | None, origin: tuple[int, str]) -> int | None:
 
 def _forward(call: Call, event: Any, origin: tuple[int, str], shift: float) -> None:
     """Tell of what happened within a call on a worker."""
+    from .events import CallCreated, WorkerUp
+
     if isinstance(event, WorkerUp):
         if event.worker not in call.dispatcher.workers:
             tell_worker(call, event._replace(time=event.time + shift))
@@ -274,6 +279,8 @@ def _log_record(
     number: int | None = None,
     flow: str | None = None,
 ) -> LogRecord:
+    from .events import LogRecord
+
     trip = batch.trip
     shift = 0.0 if trip is None else trip.clock.shift
     worker = "" if trip is None else trip.place[0]

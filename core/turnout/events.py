@@ -1,4 +1,4 @@
-"""What happens in flows, as one stream of events, the same on every runner; it costs nothing while nobody listens.
+"""What happens in flows, as one stream of events, the same on every runner.
 
 Version 1 of the schema. Times are seconds since 1970 (UTC) on the clock of the process that runs the flow, wherever the
 thing happened. Fields may be added to a kind of event, and kinds to the stream, without a new version.
