@@ -11,6 +11,7 @@ import logging
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -92,6 +93,20 @@ def test_census_without_matplotlib_still_writes_the_table(expected: bytes, tmp_p
     assert (tmp_path / "census.csv").read_bytes() == expected
     assert not (tmp_path / "census.png").exists()
     assert "pip install matplotlib" in ended.stdout
+
+
+@pytest.mark.parametrize("runner", [*RUNNERS, *CLUSTERS])
+def test_the_spans_of_a_census_are_written_to_a_file(runner: str, expected: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("opentelemetry.sdk")
+    path = tmp_path / "spans.jsonl"
+    command = [sys.executable, str(TOP / "examples" / "spans.py"), runner, str(path), str(LIMIT)]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=50, check=True)
+    spans = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    flows = [span for span in spans if span["parent_id"] is None]
+    assert [span["name"] for span in flows] == ["census"]
+    calls = Counter(span["name"] for span in spans if span["parent_id"] == flows[0]["context"]["span_id"])
+    assert calls == {"parse": LIMIT, "merge": LIMIT - 1, "draw": 1}
+    assert (tmp_path / "spans.census" / "census.csv").read_bytes() == expected
 
 
 def test_census_draws_the_same_picture_twice(census: ModuleType) -> None:
