@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, overload
 
-from ._event_stream import BEGUN, CREATED, EVENT, READY, RETURNED, SENT
+from ._event_stream import BEGUN, CREATED, EVENT, FINISHED, FOLLOWED, READY, SENT
 from .events import CallCreated, CallFinished, CallReady, CallSent, CallStarted, Event
 
 __all__ = ["Events"]
 
 # By kind.
-_LENGTHS: Final = (12, 7, 6, 6, 17, 17, 2)
+_LENGTHS: Final = (12, 7, 6, 6, 17, 17, 17, 2)
 # Their classes' own `__new__` takes twice as long.
 _new: Final[Any] = tuple.__new__
 
@@ -84,9 +84,14 @@ def _made(rows: list[Any]) -> Iterator[Any]:
             (time, call, flow, task, prefix, index, name, state, attempt) = rows[first + 1 : first + 10]
             (seconds, place, batch, bytes_in, bytes_out, message, traceback) = rows[first + 10 : last]
             worker, host, pid, slot = place
-            if kind == RETURNED:
-                yield _new(CallStarted, (time - seconds, call, attempt, worker, slot))
             name = name or f"{prefix}{task}-{index}"
+            if kind != FINISHED:
+                begun = time - seconds
+                if kind == FOLLOWED:
+                    yield _new(CallReady, (begun, call, name))
+                    if batch is not None:
+                        yield _new(CallSent, (begun, call, attempt, batch, bytes_in))
+                yield _new(CallStarted, (begun, call, attempt, worker, slot))
             head = (time, call, flow, task, name, state, attempt, seconds)
             yield _new(CallFinished, (*head, worker, host, pid, slot, batch, bytes_in, bytes_out, message, traceback))
         first = last

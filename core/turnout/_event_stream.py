@@ -23,6 +23,7 @@ __all__ = [
     "CREATED",
     "EVENT",
     "FINISHED",
+    "FOLLOWED",
     "READY",
     "RETURNED",
     "SENT",
@@ -45,7 +46,9 @@ FINISHED: Final = 4
 """time, call, flow, task, prefix, index, name, state, and from the attempt on those of the event, with a place"""
 RETURNED: Final = 5
 """as FINISHED, of a call of which nobody was told that it began"""
-EVENT: Final = 6
+FOLLOWED: Final = 6
+"""as RETURNED, of a call that was sent ahead of what it needs: nobody was told that it was ready, and sent"""
+EVENT: Final = 7
 """an event, of a kind that is seldom"""
 
 

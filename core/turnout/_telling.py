@@ -154,10 +154,27 @@ def tell_finished(call: Call, type_: StateType) -> None:
         seconds = max(0.0, end - begin)
     elif told is not None and type_ not in _BEFORE_THE_END:
         end = ended
-    flow, prefix = engine.flow_run.id or "", call.scope.prefix
-    index, name = future._index, future._name
-    head = (FINISHED, end, call.seq, flow, task.name, prefix, index, name, state, attempt)
-    put((*head, seconds, place, batch, bytes_in, bytes_out, message, traceback))
+    put(
+        (
+            FINISHED,
+            end,
+            call.seq,
+            engine.flow_run.id or "",
+            task.name,
+            call.scope.prefix,
+            future._index,
+            future._name,
+            state,
+            attempt,
+            seconds,
+            place,
+            batch,
+            bytes_in,
+            bytes_out,
+            message,
+            traceback,
+        )
+    )
 
 
 def tell_retrying(call: Call, attempt: int, type_: StateType, delay: float, message: str) -> None:

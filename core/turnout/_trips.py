@@ -6,7 +6,7 @@ import itertools
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from ._event_stream import BEGUN, EVENT, RETURNED, SENT, STREAM
+from ._event_stream import BEGUN, EVENT, FOLLOWED, RETURNED, SENT, STREAM
 from ._future import COMPLETED
 from ._locks import LOCK
 from ._places import NOWHERE
@@ -124,12 +124,27 @@ def tell_returned(batch: PackedBatch, call: Call, outcome: Outcome, now: float) 
     engine, future, task = call.engine, call.future, call.task
     put = engine.events.put
     if put is not None:
-        bytes_in = batch.sizes.get(call, 0)
-        if not call.is_known_ready:
-            _tell_sent_ahead(call, call.attempt, begin, trip.number, bytes_in)
-        flow, prefix = engine.flow_run.id or "", call.scope.prefix
-        head = (RETURNED, end, call.seq, flow, task.name, prefix, future._index, future._name, "Completed")
-        put((*head, call.attempt, end - begin, trip.place, trip.number, bytes_in, outcome.size, "", ""))
+        put(
+            (
+                RETURNED if call.is_known_ready else FOLLOWED,
+                end,
+                call.seq,
+                engine.flow_run.id or "",
+                task.name,
+                call.scope.prefix,
+                future._index,
+                future._name,
+                "Completed",
+                call.attempt,
+                end - begin,
+                trip.place,
+                trip.number,
+                batch.sizes.get(call, 0),
+                outcome.size,
+                "",
+                "",
+            )
+        )
 
 
 def _times(call: Call, trip: Trip, outcome: Outcome, now: float) -> tuple[float, float]:
