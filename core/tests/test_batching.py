@@ -296,6 +296,30 @@ def test_on_one_slot_none_is_taken_past_a_call_that_was_sent(size: int, batch: l
         assert all(future.done() for future in (waited, *sent, *late))
 
 
+class Watched(dict[Any, bool]):
+    """What a call needs, and how much of that was looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        Watched.looks += len(self)
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("size", [50, 200])
+def test_where_each_needs_all_each_need_is_looked_at_a_few_times(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Watched, "looks", 0)
+    with Depot(2) as depot:
+        first = echo.map(range(size))
+        second = [echo.submit(first) for _ in range(size)]
+        for future in second:
+            assert future._call is not None
+            future._call.dependencies = Watched(future._call.dependencies or {})
+        depot.work_off(0)
+        assert [future.result() for future in second] == [list(range(size))] * size
+    assert Watched.looks < 20 * size**2, Watched.looks / size**2
+
+
 def test_what_opens_out_is_spread() -> None:
     with Depot(4) as depot:
         for _ in range(8):

@@ -34,6 +34,10 @@ _LEAST_ABREAST_TIMES: Final = 1.5
 # How much more than the calls before them dependents may be worth side by side, and still go where those are, if other
 # workers have something to do.
 _WIDER: Final = 1.5
+# Of how many dependents of a call, and of those that need how many calls at most, the others are looked for that they
+# need. Where 500 calls each need the same 500, looking at all took 7 s of the driver's time; now it has 0.3 to do.
+_MOST_DEPENDENTS: Final = 16
+_MOST_NEEDED: Final = 64
 
 
 class Portion:
@@ -197,10 +201,11 @@ class Portion:
         if self._slots == 1:
             # Where order counts, none goes before one that was submitted earlier.
             return
-        for dependent in tuple(call.future._dependents or ()):
+        for dependent in tuple((call.future._dependents or ())[:_MOST_DEPENDENTS]):
             left = self._missing.get(dependent, 0)
-            if left > 0:
-                needed = (future._call for future in tuple(dependent.dependencies or ()) if future._type < COMPLETED)
+            dependencies = dependent.dependencies or ()
+            if left > 0 and len(dependencies) <= _MOST_NEEDED:
+                needed = (future._call for future in tuple(dependencies) if future._type < COMPLETED)
                 kin = [other for other in needed if other is not None and other.queued]
                 if len(kin) == left:
                     self._kin += kin

@@ -329,7 +329,7 @@ def subscribe(callback: Callable[[Sequence[Event]], object], *, interval_seconds
     >>> with events.subscribe(seen.extend):
     ...     main()
     [2, 4]
-    >>> [event.name for event in seen if isinstance(event, events.CallFinished)]
+    >>> sorted(event.name for event in seen if isinstance(event, events.CallFinished))
     ['double-0', 'double-1']
     """
     started = StreamStarted(time.time(), VERSION, __version__, *host_and_process())
