@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import random
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -69,7 +68,11 @@ class Decorated:
         """Return how many seconds to wait before the next attempt; the last delay serves for all that follow."""
         delays = self.retry_delay_seconds
         delay = delays if isinstance(delays, (int, float)) else delays[min(retries_before, len(delays) - 1)]
-        return float(delay) * (1 + random.uniform(0, self.retry_jitter_factor or 0))
+        if not self.retry_jitter_factor:
+            return float(delay)
+        import random  # takes a while to load, and few ask for it
+
+        return float(delay) * (1 + random.uniform(0, self.retry_jitter_factor))
 
     def _options(self) -> dict[str, Any]:
         """Return the parameters of the decorator, as they are now."""

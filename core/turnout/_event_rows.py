@@ -15,7 +15,7 @@ from .events import CallCreated, CallFinished, CallReady, CallSent, CallStarted,
 
 __all__ = ["Events"]
 
-# By kind.
+# How many fields a row has, by its kind.
 _LENGTHS: Final = (12, 7, 6, 6, 17, 17, 17, 2)
 # Their classes' own `__new__` takes twice as long.
 _new: Final[Any] = tuple.__new__

@@ -19,8 +19,8 @@ _OWN = "turnout"
 _RUNNERS = "turnout.runners"
 _SCHEMES = "turnout.schemes"
 
-_NAME = re.compile(r"\s*([\w.-]+)\s*(?:\[([^]]*)])?")
-_EXTRA = re.compile(r"\(?\s*extra\s*==\s*['\"]([^'\"]+)['\"]\s*\)?")
+_NAME = r"\s*([\w.-]+)\s*(?:\[([^]]*)])?"
+_EXTRA = r"\(?\s*extra\s*==\s*['\"]([^'\"]+)['\"]\s*\)?"
 
 
 class Library(NamedTuple):
@@ -184,10 +184,10 @@ class _Requirement(NamedTuple):
 
 def _parse(requirement: str) -> _Requirement:
     specifier, _, marker = requirement.partition(";")
-    match = _NAME.match(specifier)
+    match = re.match(_NAME, specifier)
     name, wanted = match.groups("") if match else (specifier, "")
-    extras = frozenset(map(_normal, _EXTRA.findall(marker)))
-    return _Requirement(name, tuple(_listed(wanted)), extras, _EXTRA.fullmatch(marker.strip()) is None)
+    extras = frozenset(map(_normal, re.findall(_EXTRA, marker)))
+    return _Requirement(name, tuple(_listed(wanted)), extras, re.fullmatch(_EXTRA, marker.strip()) is None)
 
 
 def _listed(text: str) -> Iterator[str]:

@@ -201,7 +201,7 @@ class Portion:
         if self._slots == 1:
             # Where order counts, none goes before one that was submitted earlier.
             return
-        for dependent in tuple((call.future._dependents or ())[:_MOST_DEPENDENTS]):
+        for dependent in (call.future._dependents or [])[:_MOST_DEPENDENTS]:
             left = self._missing.get(dependent, 0)
             dependencies = dependent.dependencies or ()
             if left > 0 and len(dependencies) <= _MOST_NEEDED:

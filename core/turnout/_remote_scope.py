@@ -171,7 +171,13 @@ class Forwarded:
         # Makes taking what is there and sending it one step, so that it goes in order.
         self._sending = threading.RLock()
         self._due = time.time() + _EVENTS_SECONDS
-        self.put: Callable[[Sequence[Any]], object] | None = None if runs.shipment.numbers is None else self._put
+        self.put: Callable[[Sequence[Any]], object] | None = None
+        if runs.shipment.numbers is not None:
+            # Now: when something is told a lock may be held, and what an import makes the collector end may want that.
+            from ._event_rows import Events
+
+            self._made = Events
+            self.put = self._put
 
     def _put(self, row: Sequence[Any]) -> None:
         self._rows.extend(row)
@@ -184,9 +190,7 @@ class Forwarded:
             self._due = time.time() + _EVENTS_SECONDS
             rows = drained(self._rows)
             if rows:
-                from ._event_rows import Events
-
-                message = ("events", this_process(), list(Events(rows)))
+                message = ("events", this_process(), list(self._made(rows)))
                 self._runs.emit([Outcome(self._index, OutcomeKind.RECORD, message)])
 
 

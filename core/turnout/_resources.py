@@ -9,7 +9,7 @@ from typing import Any, Final
 
 __all__ = ["bytes_of", "described", "normalized", "shown_size"]
 
-_SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?\s*", re.IGNORECASE)
+_SIZE: Final = r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?\s*"
 _POWERS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _UNITS: Final = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -52,7 +52,7 @@ def bytes_of(size: str) -> int:
     >>> bytes_of("4GiB"), bytes_of("500 MB"), bytes_of("64k")
     (4294967296, 500000000, 64000)
     """
-    match = _SIZE.fullmatch(size)
+    match = re.fullmatch(_SIZE, size, re.IGNORECASE)
     if match is None:
         return int(float(size))
     number, prefix, binary = match.groups()

@@ -15,19 +15,17 @@ _HIDDEN: Final = "***"
 # Not "key" alone: paths of key files help to find what is wrong.
 _WORDS: Final = r"passw(?:or)?d|passphrase|secret|token|credential|api_?key|access_?key|account_?key|authorization"
 _NAMED: Final = rf"\w*(?:{_WORDS})\w*"
-_NAME: Final = re.compile(_NAMED, re.IGNORECASE)
 _TEXT: Final = r"""[bfru]*(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _SEVERAL: Final = r"\[[^\]]*\]|\([^)]*\)|\{[^}]*\}"
-# As an option or in a query, as an entry of a dictionary, and in a header.
-_OPTION: Final = re.compile(rf"(?<!\w)({_NAMED}\s*=\s*)({_TEXT}|{_SEVERAL}|[^\s&,;)\]}}'\"]+)", re.IGNORECASE)
-_ENTRY: Final = re.compile(rf"""((['"]){_NAMED}\2\s*:\s*)({_TEXT}|{_SEVERAL}|[^\s,)\]}}]+)""", re.IGNORECASE)
-_BEARER: Final = re.compile(r"\b((?:Bearer|Basic)\s+)[\w.~+/=-]{8,}")
+# Compiled by their first use, for most programs have none. As an option or in a query, as an entry of a dictionary, and
+# in a header.
+_OPTION: Final = rf"(?i)(?<!\w)({_NAMED}\s*=\s*)({_TEXT}|{_SEVERAL}|[^\s&,;)\]}}'\"]+)"
+_ENTRY: Final = rf"""(?i)((['"]){_NAMED}\2\s*:\s*)({_TEXT}|{_SEVERAL}|[^\s,)\]}}]+)"""
+_BEARER: Final = r"\b((?:Bearer|Basic)\s+)[\w.~+/=-]{8,}"
 # What stands before the host of an address: a name and a password, or a token alone.
-_ADDRESS: Final = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/?#'\"@]*(?:@[^\s/?#'\"@]*)*@", re.IGNORECASE)
-_BARE_ADDRESS: Final = re.compile(r"(?<![\w/.@:-])[\w.+%-]+:[^\s/:@'\"]+@(?=[\w.\[-])")
-_PRIVATE_KEY: Final = re.compile(
-    r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
-)
+_ADDRESS: Final = r"(?i)(\b[a-z][a-z0-9+.-]*://)[^\s/?#'\"@]*(?:@[^\s/?#'\"@]*)*@"
+_BARE_ADDRESS: Final = r"(?<![\w/.@:-])[\w.+%-]+:[^\s/:@'\"]+@(?=[\w.\[-])"
+_PRIVATE_KEY: Final = r"(?s)(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)"
 # Shorter ones are words like any others, and would be hidden everywhere.
 _SHORTEST: Final = 4
 
@@ -56,12 +54,12 @@ def without_secrets(text: str, known: Iterable[str] = ()) -> str:
     """
     for secret in sorted(set(known), key=len, reverse=True):
         text = text.replace(secret, _HIDDEN)
-    text = _PRIVATE_KEY.sub(rf"\1{_HIDDEN}\2", text)
-    text = _ADDRESS.sub(rf"\1{_HIDDEN}@", text)
-    text = _BARE_ADDRESS.sub(f"{_HIDDEN}@", text)
-    text = _BEARER.sub(rf"\1{_HIDDEN}", text)
-    text = _ENTRY.sub(lambda match: match[1] + _masked(match[3]), text)
-    return _OPTION.sub(lambda match: match[1] + _masked(match[2]), text)
+    text = re.sub(_PRIVATE_KEY, rf"\1{_HIDDEN}\2", text)
+    text = re.sub(_ADDRESS, rf"\1{_HIDDEN}@", text)
+    text = re.sub(_BARE_ADDRESS, f"{_HIDDEN}@", text)
+    text = re.sub(_BEARER, rf"\1{_HIDDEN}", text)
+    text = re.sub(_ENTRY, lambda match: match[1] + _masked(match[3]), text)
+    return re.sub(_OPTION, lambda match: match[1] + _masked(match[2]), text)
 
 
 def _masked(value: str) -> str:
@@ -92,7 +90,7 @@ def secrets_in(settings: object) -> set[str]:
 
 
 def _is_name(name: object) -> bool:
-    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+    return isinstance(name, str) and re.fullmatch(_NAMED, name, re.IGNORECASE) is not None
 
 
 def _passwords(text: str) -> set[str]:
