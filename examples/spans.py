@@ -34,4 +34,6 @@ def main(runner: str, path: str, limit: str | None = None) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4):
+        sys.exit(__doc__)
     main(*sys.argv[1:])

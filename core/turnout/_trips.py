@@ -124,6 +124,7 @@ def tell_returned(batch: PackedBatch, call: Call, outcome: Outcome, now: float) 
     engine, future, task = call.engine, call.future, call.task
     put = engine.events.put
     if put is not None:
+        # Made at once, as the row of `tell_finished`, though that is long: it is done for each call.
         put(
             (
                 RETURNED if call.is_known_ready else FOLLOWED,
