@@ -51,9 +51,11 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: pytest_timeout.Setting
 
 
 def pytest_timeout_cancel_timer(item: pytest.Item) -> bool:
-    item.stash[_TIMER].cancel()
-    # Tests count threads.
-    item.stash[_TIMER].join()
+    # None for a module that can't be imported.
+    if (timer := item.stash.get(_TIMER, None)) is not None:
+        timer.cancel()
+        # Tests count threads.
+        timer.join()
     return True
 
 

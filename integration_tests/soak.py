@@ -43,7 +43,7 @@ def make(word: str, seed: int) -> ChaosTaskRunner:
     }.get(word, word)
     if word == "executor":
         inner = ExecutorTaskRunner(ProcessPoolExecutor, max_workers=2)
-    return ChaosTaskRunner(inner, seed, crashes=0.1, losses=0.1)
+    return ChaosTaskRunner(inner, seed, crashes=0.1, kills=0.01, losses=0.1)
 
 
 class Soak:

@@ -129,7 +129,7 @@ def test_peaceful_programs_on_ray(ray: TaskRunner, ran: Ran, program: list[Step]
 
 
 def chaotic(inner: TaskRunner | str, seed: int = 1) -> ChaosTaskRunner:
-    return ChaosTaskRunner(inner, seed, crashes=0.1, losses=0.1)
+    return ChaosTaskRunner(inner, seed, crashes=0.1, kills=0.01, losses=0.1)
 
 
 @several(20, 6)

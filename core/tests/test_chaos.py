@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from turnout import flow, task
+from turnout import flow, register_context_variable, task
 from turnout._serialization import Parcel, dumps
 from turnout.errors import CrashedRun, RunnerOptionError
 from turnout.runner import Batch, Capabilities, Host, Outcome, OutcomeKind, Stored, TaskRunner
 from turnout.testing import ChaosError, ChaosTaskRunner
 from turnout.testing._batches import batched
 from turnout.worker import run_batch
+
+LEVEL = contextvars.ContextVar("LEVEL", default=0)
+register_context_variable(LEVEL)
 
 NOTHING: dict[str, Any] = {
     "crashes": 0.0,
@@ -79,6 +83,11 @@ class Bench(TaskRunner):
 @task
 def double(x: int) -> int:
     return 2 * x
+
+
+@task
+def level() -> int:
+    return LEVEL.get()
 
 
 @task
@@ -154,6 +163,23 @@ def test_failures_are_tried_again_by_tasks_that_retry() -> None:
 def test_a_crash_says_that_it_was_injected() -> None:
     with pytest.raises(CrashedRun, match="chaos"):
         doubled(ChaosTaskRunner(Bench(), **{**NOTHING, "crashes": 1.0}), count=1)
+
+
+def test_the_flows_own_process_is_not_killed() -> None:
+    """Where a runner's workers are threads of it, and nobody could know."""
+    runner = ChaosTaskRunner(Bench(), **NOTHING, kills=1.0)
+    assert doubled(runner) == EXPECTED
+    assert runner.report().injected["kill"] == 60
+    assert runner.report().hit == 0
+
+
+def test_context_variables_arrive_with_calls_that_kill() -> None:
+    @flow(task_runner=ChaosTaskRunner(Bench(), **NOTHING, kills=1.0))
+    def main() -> Any:
+        LEVEL.set(7)
+        return level.submit()
+
+    assert main() == 7
 
 
 def test_the_same_seed_hits_the_same_calls() -> None:
@@ -271,7 +297,7 @@ def test_slots_go_up_and_down() -> None:
 def test_rates_are_shares_and_a_call_has_one_fate() -> None:
     with pytest.raises(RunnerOptionError, match="crashes=2: give a share, from 0"):
         ChaosTaskRunner(Bench(), crashes=2)
-    with pytest.raises(RunnerOptionError, match=r"crashes \+ losses .* are 1\.5"):
+    with pytest.raises(RunnerOptionError, match=r"crashes \+ kills .* are 1\.5"):
         ChaosTaskRunner(Bench(), crashes=0.5, losses=0.5, returns=0.5)
 
 

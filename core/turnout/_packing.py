@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +13,7 @@ from ._packed_arguments import Arguments, PackedArguments, Places
 from ._scripts import are_scripts_by_value
 from ._serialization import Parcel, dumps, explain, pack_function
 from ._shared import SharedArguments, Use
-from ._shipment import FlowInfo, JobRow, Kind, Shipment, this_process
+from ._shipment import FlowInfo, JobRow, Kind, Shipment, pack_shipment, this_process
 from .errors import SerializationError
 from .runner import Batch, Coming, Outcome
 
@@ -234,9 +233,7 @@ class _Packing:
             self.numbers,
             self.is_counted,
         )
-        # No need for cloudpickle: what is not plain is packed already.
-        buffers: list[pickle.PickleBuffer] = []
-        return Parcel(pickle.dumps(shipment, 5, buffer_callback=buffers.append), tuple(buffers))
+        return pack_shipment(shipment)
 
     def _kind(self, call: Call) -> int:
         task, engine = call.task, call.engine

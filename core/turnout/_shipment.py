@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import uuid
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ._serialization import Parcel
 
-__all__ = ["FlowInfo", "Job", "JobRow", "Kind", "Shipment", "this_process"]
+__all__ = ["FlowInfo", "Job", "JobRow", "Kind", "Shipment", "pack_shipment", "this_process"]
 
 
 class FlowInfo(NamedTuple):
@@ -94,6 +95,13 @@ class Shipment(NamedTuple):
     """What the calls go by in events; None if nobody listens."""
     is_counted: bool = False
     """Whether somebody wants to know how many calls they submit."""
+
+
+def pack_shipment(shipment: Shipment) -> Parcel:
+    """Return a shipment as it travels, with the large buffers of its arguments beside it."""
+    # No need for cloudpickle: what is not plain is packed already.
+    buffers: list[pickle.PickleBuffer] = []
+    return Parcel(pickle.dumps(shipment, 5, buffer_callback=buffers.append), tuple(buffers))
 
 
 # A fork has its parent's token and another id; another host may have the same id, with another token.

@@ -18,6 +18,7 @@ from .._packing import PackedBatch
 from ..errors import RunnerOptionError
 from ..registry import resolve
 from ..runner import Batch, Capabilities, Host, Outcome, OutcomeKind, Plan, Stored, TaskRunner
+from ._killing import with_deaths
 
 if TYPE_CHECKING:
     from .._serialization import Parcel
@@ -37,7 +38,8 @@ class ChaosReport:
 
     seed: int
     injected: Mapping[str, int]
-    """How often, by kind: ``crash``, ``failure``, ``double`` of a call; ``loss``, ``return``, ``delay`` of a batch."""
+    """How often, by kind: ``crash``, ``kill``, ``failure``, ``double`` of a call; ``loss``, ``return``, ``delay`` of a
+    batch."""
     hit: int
     """How many calls crashed, failed, or were lost at least once."""
     survived: int
@@ -67,6 +69,9 @@ class ChaosTaskRunner(TaskRunner):
         Tells one course of events from another.
     crashes
         How many of the calls, from 0 to 1, run and are then said to have died with their worker.
+    kills
+        How many of the calls kill their worker with SIGKILL: as they begin, or up to ``max_delay`` later, when they may
+        be over. Others may be on that worker, and crash with it.
     losses
         How many of the batches run, and nobody learns what came of them.
     returns
@@ -102,6 +107,7 @@ class ChaosTaskRunner(TaskRunner):
         seed: int = 0,
         *,
         crashes: float = 0.03,
+        kills: float = 0.0,
         losses: float = 0.03,
         returns: float = 0.05,
         failures: float = 0.0,
@@ -110,7 +116,7 @@ class ChaosTaskRunner(TaskRunner):
         max_delay: float = 0.02,
         slow_slots: bool = True,
     ) -> None:
-        rates = {"crashes": crashes, "losses": losses, "returns": returns, "failures": failures}
+        rates = {"crashes": crashes, "kills": kills, "losses": losses, "returns": returns, "failures": failures}
         for name, rate in {**rates, "doubles": doubles, "delays": delays}.items():
             if not _is_number(rate) or rate > 1:
                 raise RunnerOptionError(f"{name}={rate!r}: give a share, from 0 (never) to 1 (always).")
@@ -127,7 +133,7 @@ class ChaosTaskRunner(TaskRunner):
         self._delays = delays
         self._max_delay = max_delay
         self._slow_slots = slow_slots
-        self._crashes, self._failures = crashes, failures
+        self._crashes, self._kills, self._failures = crashes, kills, failures
         self._losses, self._returns = losses, returns
         self._lock = threading.Lock()
         self._forget()
@@ -190,7 +196,7 @@ class ChaosTaskRunner(TaskRunner):
             under_way.is_sent = False
             self._at(time.monotonic() + first.delay, lambda: self._send_late(under_way))
         else:
-            self._send(batch)
+            self._send(under_way)
         return None
 
     def cancel(self, batch: Batch) -> bool:
@@ -235,8 +241,12 @@ class ChaosTaskRunner(TaskRunner):
         assert self._host is not None, "nothing is submitted before the start"
         return self._host
 
-    def _send(self, batch: Batch) -> None:
+    def _send(self, under_way: _UnderWay) -> None:
+        batch = under_way.batch
         if isinstance(batch, PackedBatch):
+            if kills := {index: fate.death for index, fate in enumerate(under_way.fates) if fate.kind == "kill"}:
+                self._note("kill", len(kills))
+                batch.body = with_deaths(batch.body, kills)
             # Their handles are values of the inner runner.
             batch.upstream = [
                 item.handle if isinstance(item, Stored) and item.runner is self else item for item in batch.upstream
@@ -249,7 +259,7 @@ class ChaosTaskRunner(TaskRunner):
                 return
             under_way.is_sent = True
         try:
-            self._send(under_way.batch)
+            self._send(under_way)
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
             calls = range(len(under_way.batch.calls))
@@ -303,6 +313,8 @@ class ChaosTaskRunner(TaskRunner):
                 self._survived.add(name)
             if isinstance(outcome.data, Stored):
                 outcome = outcome._replace(data=Stored(self, outcome.data, outcome.data.nbytes))
+        elif self._kills and outcome.kind in (OutcomeKind.CRASHED, OutcomeKind.LOST):
+            self._hit.add(name)
         yield outcome
         if fate.doubles:
             self._injected["double"] += 1
@@ -353,6 +365,7 @@ class ChaosTaskRunner(TaskRunner):
         kind = ""
         shares = (
             ("crash", self._crashes),
+            ("kill", self._kills),
             ("loss", self._losses),
             ("return", self._returns),
             ("failure", self._failures),
@@ -363,14 +376,16 @@ class ChaosTaskRunner(TaskRunner):
                 break
             point -= share
         delay = draw.uniform(0, self._max_delay) if draw.random() < self._delays else 0.0
-        return _Fate(kind, draw.random() < self._doubles, delay, times)
+        doubles = draw.random() < self._doubles
+        death = draw.choice((0.0, draw.uniform(0, self._max_delay)))
+        return _Fate(kind, doubles, delay, death, times)
 
     def _random(self, what: str, key: str) -> random.Random:
         return random.Random(f"{self.seed} {what} {key}")
 
-    def _note(self, kind: str) -> None:
+    def _note(self, kind: str, count: int = 1) -> None:
         with self._lock:
-            self._injected[kind] += 1
+            self._injected[kind] += count
 
 
 def _is_number(value: object) -> bool:
@@ -391,6 +406,8 @@ class _Fate:
     kind: str
     doubles: bool
     delay: float
+    death: float
+    """How long after its beginning its worker dies, where that is its fate."""
     times: int
 
 
