@@ -87,26 +87,10 @@ class TestDaskOwn(RunnerConformance, InterruptedScriptConformance):
 
 @pytest.mark.xdist_group("dask: faults")
 class TestDaskFaults(FaultyWorkerConformance):
-    """On a cluster of our own, whose workers have more to bear than most; save what docs/faults.md names."""
-
-    test_R2_clock_of_a_worker_jumps = None  # type: ignore[assignment]  # noqa: N815 - the kit's name
+    """On a cluster of our own, whose workers have more to bear than most."""
 
     def make_runner(self, slots: int) -> TaskRunner:
         return DaskTaskRunner(n_workers=slots)
-
-    @pytest.mark.parametrize("hours", [1])
-    def test_R1_clock_of_the_driver_jumps(
-        self, runner: TaskRunner, signals: Signals, monkeypatch: pytest.MonkeyPatch, hours: int
-    ) -> None:
-        """Delays, time limits and waiting go by a clock that never jumps; Dask's streams wait if it is set back."""
-        super().test_R1_clock_of_the_driver_jumps(runner, signals, monkeypatch, hours)
-
-    @pytest.mark.parametrize("what", ["memory"])
-    def test_R3_worker_that_runs_short(
-        self, one_slot: TaskRunner, signals: Signals, declared: Declare, what: str
-    ) -> None:
-        """Each call has its result or the cause; of a worker without descriptors Dask makes a worker that is up."""
-        super().test_R3_worker_that_runs_short(one_slot, signals, declared, what)
 
 
 class ElsewhereConformance(RecordConformance):

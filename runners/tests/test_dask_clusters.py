@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import pickle
+import resource
 import shutil
 import signal
 import socket
@@ -183,6 +184,22 @@ def test_a_crash_is_not_explained_by_an_earlier_worker_with_the_same_address() -
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: on_scheduler(runner, workers) not in (before, []))
         assert f":{port} ended with exit code 3" in str(end.submit().exception())
+
+
+def test_a_worker_without_descriptors_is_replaced_and_says_why_others_crashed(tmp_path: Path) -> None:
+    signals = Signals(str(tmp_path))
+
+    @task
+    def use_up() -> str:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        return "none is left"
+
+    with DaskTaskRunner(n_workers=1, threads_per_worker=2):
+        other = gate.with_options(crash_retries=0).submit(signals, "other")
+        signals.wait("begun")
+        assert use_up.submit().result() == "none is left"
+        assert "had no file descriptors left, and was ended" in str(other.exception(timeout=30))
+        assert double.submit(1).result() == 2
 
 
 def test_tasks_may_use_multiprocessing(own: DaskTaskRunner) -> None:

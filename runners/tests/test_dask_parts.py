@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -18,6 +19,8 @@ from typing import Any
 
 import dask.config
 import pytest
+from distributed.batched import BatchedSend
+from tornado.ioloop import IOLoop
 
 from turnout import flow, task
 from turnout.errors import RunnerOptionError, RunnerStartError
@@ -33,6 +36,7 @@ from turnout_runners.dask._quiet import only_warnings
 from turnout_runners.dask._remote import What
 from turnout_runners.dask._sent import Sent, verdicts
 from turnout_runners.dask._threads import Permits, run_in_thread
+from turnout_runners.dask._watch import wake_overslept
 from turnout_runners.dask._wire import News, Stays, key_of, number_of
 
 
@@ -576,5 +580,45 @@ def test_a_worker_that_stands_still_does_not_keep_others_from_being_asked(monkey
         assert client.messages[0] == [(2, "stop"), (1, "stop")]
         for answer in client.answers:
             answer.cancel()
+
+    asyncio.run(main())
+
+
+class Wire:
+    """Takes what a stream of Dask's writes."""
+
+    def __init__(self) -> None:
+        self.written = asyncio.Event()
+
+    def closed(self) -> bool:
+        return False
+
+    async def write(self, *_: Any, **__: Any) -> int:
+        self.written.set()
+        return 0
+
+
+def test_a_stream_that_waits_for_a_time_far_ahead_is_woken() -> None:
+    async def main() -> None:
+        make: Any = BatchedSend
+        stream, wire = make(interval="1ms", loop=IOLoop.current()), Wire()
+        stream.start(wire)
+        stream.next_deadline = time.time() + 3600
+        stream.send("words")
+        # Now it waits for the deadline.
+        await asyncio.sleep(0)
+        wake_overslept(stream)
+        await asyncio.wait_for(wire.written.wait(), 10)
+
+    asyncio.run(main())
+
+
+def test_a_stream_that_waits_as_it_should_is_left_alone() -> None:
+    async def main() -> None:
+        make: Any = BatchedSend
+        stream = make(interval="1ms", loop=IOLoop.current())
+        stream.next_deadline = deadline = time.time() + 0.9
+        wake_overslept(stream)
+        assert stream.next_deadline == deadline
 
     asyncio.run(main())

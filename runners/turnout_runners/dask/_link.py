@@ -23,6 +23,7 @@ from ._placement import Placement, Unplaced, Worker, checked_options, place, why
 from ._reporter import Reporter
 from ._sent import Sent, verdicts
 from ._terms import Terms
+from ._watch import wake_overslept
 from ._wire import Kept, News, number_of
 
 __all__ = ["Link"]
@@ -358,6 +359,7 @@ class Link:
         if problem is not None and self._lost is None:
             self._connection_lost(problem)
             return
+        self.client.loop.add_callback(wake_overslept, self._comm)
         now = time.monotonic()
         self._give_up_unplaced()
         for sent in list(self._open.values()):

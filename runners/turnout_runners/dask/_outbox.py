@@ -7,12 +7,15 @@ import threading
 from typing import Any, Final
 
 from ._journal import Journal, journal_path
+from ._watch import wake_overslept
 from ._wire import News
 
 __all__ = ["Outbox"]
 
 _PATIENCE: Final = 5.0
 _STEP: Final = 0.0005
+# How long after something was handed to Dask to see whether it has gone, in seconds.
+_WATCH_SECONDS: Final = 0.25
 
 
 class Outbox:
@@ -34,6 +37,7 @@ class Outbox:
         self._pending: list[tuple[str, bytes, Journal | None]] = []
         self._journals: dict[str, Journal] = {}
         self._is_scheduled = False
+        self._is_watched = False
 
     def send(self, news: News, journals: str, *, is_last: bool = False) -> None:
         """Send news of a batch, from any thread.
@@ -70,6 +74,13 @@ class Outbox:
                     journal.restart(message for _, message, its in pending if its is journal)
         for topic, message, _ in pending:
             self._worker.log_event(topic, message)
+        if not self._is_watched:
+            self._is_watched = True
+            self._worker.loop.call_later(_WATCH_SECONDS, self._watch)
+
+    def _watch(self) -> None:
+        self._is_watched = False
+        wake_overslept(self._worker.batched_stream)
 
     def flush_last(self) -> None:
         """Hand everything to Dask at the end of a task, to go with the word of that end. Called in the worker's loop.

@@ -21,6 +21,7 @@ from distributed.deploy.cluster import Cluster
 from distributed.nanny import Nanny
 
 from ._prompt import PromptScheduler
+from ._spent import EXIT_STATUS
 
 __all__ = ["OwnCluster", "cause_of", "end_workers_being_started"]
 
@@ -184,6 +185,8 @@ def cause_of(address: str, pid: int) -> str:
     code = _exits.wait_for(pid)
     if code is None:
         return f"the worker {address} died"
+    if code == EXIT_STATUS:
+        return f"the worker {address} had no file descriptors left, and was ended"
     if code >= 0:
         return f"the worker {address} ended with exit code {code}"
     return f"the worker {address} was killed by signal {-code} ({_signal_name(-code)})"

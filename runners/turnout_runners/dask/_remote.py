@@ -22,6 +22,7 @@ from turnout.runner import Outcome, OutcomeKind
 from turnout.worker import Stopper, run_batch, this_process
 
 from ._outbox import Outbox
+from ._spent import end_if_spent
 from ._streams import forward_streams, writer_of_body
 from ._threads import Permits, run_in_thread
 from ._wire import LARGE, Header, Kept, News, Package, Place, Stays
@@ -195,6 +196,9 @@ class Work:
             self.site.ended.add(key)
             # Dask must hear of the news before it hears of the end.
             self.site.outbox.flush_last()
+            if self.header.journal and self.header.origin != this_process():
+                # A worker process of our own. What was told is in its journal.
+                end_if_spent()
         if self._failure is not None:
             raise RuntimeError(self._failure)
         # The context leads back here, so this object lives until garbage is collected; large results must not.

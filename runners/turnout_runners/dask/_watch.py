@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +15,25 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-__all__ = ["ShippedWatch", "Watch"]
+__all__ = ["ShippedWatch", "Watch", "wake_overslept"]
 
 _BEYOND_SUSPICION = -1_000_000
 # How often to look whether workers are idle that count as such, and which topics are in use, in seconds.
 _LOOK_SECONDS = 0.25
+# Streams wait for milliseconds between two messages. One that waits for longer goes by a clock that was set back.
+_LONGEST_WAIT = 1.0
+
+
+def wake_overslept(stream: Any) -> None:
+    """Wake a stream of Dask's that waits for a time of day which is long from now. Called in its loop.
+
+    A :class:`distributed.batched.BatchedSend` sends at most one message in an interval, by the wall clock: if that is
+    set back by an hour just then, the next message goes an hour later.
+    """
+    deadline = getattr(stream, "next_deadline", None)
+    if deadline is not None and deadline - time.time() > _LONGEST_WAIT:
+        stream.next_deadline = None
+        stream.waker.set()
 
 
 class Watch(SchedulerPlugin):
@@ -63,6 +78,8 @@ class Watch(SchedulerPlugin):
             await asyncio.sleep(_LOOK_SECONDS)
             self.see_who_is_busy()
             self.forget_topics()
+            for stream in [*self.scheduler.stream_comms.values(), *self.scheduler.client_comms.values()]:
+                wake_overslept(stream)
 
     def _look_no_more(self) -> None:
         if self.looks is not None:
