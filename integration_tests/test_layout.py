@@ -83,6 +83,8 @@ FLOORS: Final = (
     "_stopping",
     "_scopes",
     "_circles",
+    "_joining",
+    "_winding_up",
     "_decorated",
     "_call_notes",
     "_engine",

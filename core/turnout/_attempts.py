@@ -104,7 +104,7 @@ def execute(call: Call, place: Place | None = None) -> Sequence[Call]:
             call.dependencies = None
             call.context = EMPTY
             del engine.open[call]
-            if engine._gates:
+            if engine.gates:
                 engine.emptied()
         return _mine(ready, call) if ready else ()
     except Stop:

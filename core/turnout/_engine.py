@@ -8,11 +8,8 @@ or ``worker.run_batch`` in another → ``succeeded`` or ``failed`` → its depen
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -25,21 +22,21 @@ from ._context import TASK_RUNS, Scope, within
 from ._ending import RUNNING, give_name, run_hooks, settle, start, task_run
 from ._event_stream import STREAM, Outlet
 from ._future import CANCELLED, COMPLETED, UPSTREAM_FAILED, Failure, TaskFuture, summary
+from ._joining import Joinable
 from ._map import Arguments, elements_of
 from ._remote_scope import remote_around
 from ._scopes import FlowScope, calls_around, next_index
-from ._signals import INTERRUPTS, stop_inner
+from ._signals import INTERRUPTS
 from ._state import State, StateType
 from ._stopping import stop_body
 from ._tally import TALLY
 from ._telling import tell_created, tell_finished, tell_ready
-from ._waiting import LOCK, Away, is_delivering, wait_for_gate
+from ._waiting import LOCK, Away
+from ._winding_up import await_returns
 from .errors import MissingContextError
 from .registry import resolve
 
 if TYPE_CHECKING:
-    import asyncio
-
     from ._backends import Backends
     from ._dispatch import Dispatcher
     from ._task import Task
@@ -48,14 +45,6 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "nested_home", "no_context"]
 
 
-# After Ctrl-C, or when its time is up, a flow waits this long for bodies that can't be stopped, in seconds.
-_PATIENCE: Final = 3.0
-# How long a cancel waits for calls to come back that were sent: in general, and where a worker may have to be ended for
-# it, which on a busy Ray was seen to take two seconds; and how often it looks. In seconds.
-_RETURN_PATIENCE: Final = 0.5
-_KILL_PATIENCE: Final = 5.0
-_RETURN_STEP: Final = 0.0005
-
 FAILURES: Final = (StateType.FAILED, StateType.TIMED_OUT, StateType.CRASHED)
 
 
@@ -63,48 +52,11 @@ FAILURES: Final = (StateType.FAILED, StateType.TIMED_OUT, StateType.CRASHED)
 _numbers: Final = itertools.count()
 
 
-def _returns(calls: Sequence[Call], *, is_hasty: bool = False) -> Iterator[None]:
-    """Yield each time somebody who waits for cancelled calls has to look again; end when they can't begin any more.
-
-    They had not begun, as far as was known, but those that were sent may until the word reaches their workers. That
-    takes some milliseconds on a cluster; one that has begun meanwhile is stopped as a running one is.
-    """
-    began = time.monotonic()
-    for call in calls:
-        seconds = _KILL_PATIENCE if call.dispatcher.kills and not is_hasty else _RETURN_PATIENCE
-        while call.dispatcher.may_begin(call) and not is_delivering() and time.monotonic() < began + seconds:
-            yield
-
-
-def _await_returns(calls: Sequence[Call], *, is_hasty: bool = False) -> None:
-    for _ in _returns(calls, is_hasty=is_hasty):
-        time.sleep(_RETURN_STEP)
-
-
 def _was_stopped(call: Call) -> bool:
     return call.future._type in (CANCELLED, StateType.TIMED_OUT)
 
 
-class _LoopGate:
-    """A gate for a coroutine to wait at, opened as a lock is: by ``release``, from any thread."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        import asyncio
-
-        self.opened = asyncio.Event()
-        self._loop = loop
-
-    def locked(self) -> bool:
-        """Return True: opening it twice does no harm."""
-        return True
-
-    def release(self) -> None:
-        """Open the gate."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            self._loop.call_soon_threadsafe(self.opened.set)
-
-
-class Engine:
+class Engine(Joinable):
     """One running flow: its open calls, and what is still to be told about those that failed.
 
     Parameters
@@ -130,6 +82,7 @@ class Engine:
         *,
         in_worker: bool = False,
     ) -> None:
+        super().__init__()
         self.backends = backends
         self.runner = runner
         self.home = home
@@ -140,10 +93,6 @@ class Engine:
         self.tally = TALLY
         self.flow_run = FlowScope(self)
         self.run_id = ""
-        # Calls that are not final. Kept in order of submission, so that cancelling goes in order too.
-        self.open: dict[Call, None] = {}
-        # Final calls whose bodies were stopped, in this process, or are killed; the flow waits for the bodies' end.
-        self.stopping: set[Call] = set()
         # Futures of calls that failed or crashed; those that nobody looked at make the flow fail.
         self.failures: list[TaskFuture[Any]] = []
         # Failures of nested calls that ran in a worker, with no future here.
@@ -153,8 +102,8 @@ class Engine:
         # Asked once: a call must not pay for log lines that nobody reads.
         self.logs = TASK_RUNS.isEnabledFor(logging.INFO)
         self._dispatcher = home
-        self._patient_until: float | None = None
-        self._gates: list[threading.Lock | _LoopGate] = []
+        # Until when it waits for bodies that can't be stopped, once that has begun.
+        self.patient_until: float | None = None
 
     # Submitting
 
@@ -358,7 +307,7 @@ class Engine:
         for other in nested:
             self.cancel(other)
         if waits and not running:
-            _await_returns([call])
+            await_returns([call])
         return True
 
     def cancel_all(self) -> list[Call]:
@@ -372,60 +321,6 @@ class Engine:
         for call in reversed(calls):
             self.cancel(call, waits=False)
         return waiting
-
-    def wind_up(self, error: BaseException, *, is_late: bool = False) -> BaseException:
-        """Cancel what is open and wait for it; return what the body's error has become: a later Ctrl-C wins.
-
-        Parameters
-        ----------
-        error
-            What ended the body.
-        is_late
-            Bodies that can't be stopped are not waited for long, as after Ctrl-C.
-        """
-        while True:
-            is_hasty = is_late or not isinstance(error, Exception)
-            INTERRUPTS.ends(error)
-            try:
-                waiting = self.cancel_all()
-                if INTERRUPTS.is_ending:
-                    stop_inner()
-                _await_returns(waiting, is_hasty=is_hasty)
-                self.join(self.patience() if is_hasty else None)
-            except KeyboardInterrupt as interrupt:
-                if is_hasty:
-                    return interrupt
-                error = interrupt
-            else:
-                return error
-
-    async def wind_up_async(self, error: BaseException, *, is_late: bool = False) -> BaseException:
-        """Do as ``wind_up`` does, without blocking the event loop; here it is a later cancel that wins."""
-        import asyncio
-
-        while True:
-            is_hasty = is_late or not isinstance(error, Exception)
-            INTERRUPTS.ends(error)
-            try:
-                waiting = self.cancel_all()
-                if INTERRUPTS.is_ending:
-                    stop_inner()
-                for _ in _returns(waiting, is_hasty=is_hasty):
-                    await asyncio.sleep(_RETURN_STEP)
-                await self.join_async(self.patience() if is_hasty else None)
-            except (asyncio.CancelledError, KeyboardInterrupt) as interrupt:
-                if is_hasty:
-                    return interrupt
-                error = interrupt
-            else:
-                return error
-
-    def patience(self) -> float:
-        """Return how long to wait still for bodies that can't be stopped, in seconds, since this was asked first."""
-        now = time.monotonic()
-        if self._patient_until is None:
-            self._patient_until = now + _PATIENCE
-        return max(0.0, self._patient_until - now)
 
     # Waiting
 
@@ -457,54 +352,6 @@ class Engine:
             if wait is not None:
                 slots.wait = wait
         return slots
-
-    def join(self, timeout: float | None = None) -> bool:
-        """Wait until no call is open and no body runs on; return whether that is so.
-
-        Parameters
-        ----------
-        timeout
-            Seconds, or None to wait for ever.
-        """
-        gate = threading.Lock()
-        gate.acquire()
-        # Listed before the look, for `_emptied` looks the other way round and without a lock.
-        self._gates.append(gate)
-        try:
-            while self.open or self.stopping:
-                if not wait_for_gate(gate, timeout):
-                    return False
-            return True
-        finally:
-            self._gates.remove(gate)
-
-    def emptied(self) -> None:
-        """Wake those who join, if nothing is open any more."""
-        if self._gates and not self.open and not self.stopping:
-            with LOCK:
-                for gate in list(self._gates):
-                    if gate.locked():
-                        gate.release()
-
-    async def join_async(self, patience: float | None = None) -> bool:
-        """Wait as ``join`` does, at most ``patience`` seconds, without blocking the event loop."""
-        import asyncio
-
-        gate = _LoopGate(asyncio.get_running_loop())
-        limit = asyncio.timeout(patience)
-        self._gates.append(gate)
-        try:
-            async with limit:
-                while self.open or self.stopping:
-                    await gate.opened.wait()
-                    gate.opened.clear()
-        except TimeoutError:
-            if limit.expired():
-                return False
-            raise
-        finally:
-            self._gates.remove(gate)
-        return True
 
     def close(self) -> None:
         """Take no more calls."""
@@ -554,7 +401,7 @@ class Engine:
         call.dependencies = None
         call.context = EMPTY
         self.open.pop(call, None)
-        if self._gates:
+        if self.gates:
             self.emptied()
 
     def _log_end(self, call: Call, type_: StateType) -> None:

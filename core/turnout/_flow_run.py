@@ -27,6 +27,7 @@ from ._signals import INTERRUPTS, calls_flow, sleep, wait_for
 from ._state import State, StateType
 from ._stop import Stop
 from ._stopping import end_from_outside, interrupt
+from ._winding_up import patience, wind_up, wind_up_async
 from .errors import CancelledRun, FlowRunTimeoutError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class FlowRun:
             engine.join()
             return self._completed(engine, value)
         except BaseException as error:
-            return self._state_of(engine.wind_up(error, is_late=_timed_out(error)))
+            return self._state_of(wind_up(engine, error, is_late=_timed_out(error)))
         finally:
             engine.close()
 
@@ -142,7 +143,7 @@ class FlowRun:
                     raise
             return self._completed(engine, value)
         except BaseException as error:
-            return self._state_of(await engine.wind_up_async(error, is_late=_timed_out(error)))
+            return self._state_of(await wind_up_async(engine, error, is_late=_timed_out(error)))
         finally:
             engine.close()
 
@@ -201,7 +202,7 @@ class FlowRun:
                 with self._prints():
                     yield engine
             except BaseException as error:
-                state = self._state_of(engine.wind_up(error, is_late=True))
+                state = self._state_of(wind_up(engine, error, is_late=True))
                 raise
             finally:
                 engine.close()
@@ -390,7 +391,7 @@ def _in_thread(engine: Engine, body: Callable[[], Any], seconds: float, too_late
         INTERRUPTS.ends(error)
         engine.cancel_all()
         interrupt(thread)
-        wait_for(over, engine.patience())
+        wait_for(over, patience(engine))
         raise
     thread.join()
     good, value = outcome[0]

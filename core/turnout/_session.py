@@ -16,6 +16,7 @@ from ._event_file import FILE
 from ._event_stream import STREAM
 from ._signals import INTERRUPTS
 from ._stopping import end_from_outside
+from ._winding_up import wind_up
 
 if TYPE_CHECKING:
     from .runner import TaskRunner
@@ -72,7 +73,7 @@ def _session(runner: TaskRunner) -> Iterator[None]:
             if failures:
                 raise BaseExceptionGroup("Failures in `with runner:` at which nobody looked", failures)
         except BaseException as error:
-            ending = engine.wind_up(error)
+            ending = wind_up(engine, error)
             if ending is not error:
                 raise ending from error
             raise
