@@ -126,7 +126,8 @@ class Soak:
             "descriptors": (usage.descriptors, before.descriptors + few),
             "descriptors of workers": (usage.worker_descriptors, before.worker_descriptors + 10 * few),
             "blocks of memory": (usage.blocks, before.blocks + 2000 + programs * (20 if few else 1)),
-            "bytes of memory": (usage.memory, before.memory + (100 if few else 20) * MEGABYTE),
+            "bytes of the heap": (usage.heap, before.heap + (30 if few else 3) * MEGABYTE),
+            "bytes of memory": (usage.memory, before.memory + 100 * MEGABYTE),
             "bytes of the workers' memory": (usage.worker_memory, before.worker_memory + 30 * few * MEGABYTE),
         }
         yield from (f"{name} from at most {most:,} to {now:,}" for name, (now, most) in limits.items() if now > most)
