@@ -598,7 +598,10 @@ class Wire:
         return 0
 
 
-def test_a_stream_that_waits_for_a_time_far_ahead_is_woken() -> None:
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_stream_that_waits_for_a_time_far_away_is_woken(hours: int) -> None:
+    """Which is past if the clock was set back, and then put right."""
+
     async def main() -> None:
         make: Any = BatchedSend
         stream, wire = make(interval="1ms", loop=IOLoop.current()), Wire()
@@ -607,6 +610,7 @@ def test_a_stream_that_waits_for_a_time_far_ahead_is_woken() -> None:
         stream.send("words")
         # Now it waits for the deadline.
         await asyncio.sleep(0)
+        stream.next_deadline = time.time() + hours * 3600
         wake_overslept(stream)
         await asyncio.wait_for(wire.written.wait(), 10)
 

@@ -20,18 +20,18 @@ __all__ = ["ShippedWatch", "Watch", "wake_overslept"]
 _BEYOND_SUSPICION = -1_000_000
 # How often to look whether workers are idle that count as such, and which topics are in use, in seconds.
 _LOOK_SECONDS = 0.25
-# Streams wait for milliseconds between two messages. One that waits for longer goes by a clock that was set back.
+# Streams wait for milliseconds between two messages. One that waits for longer goes by a clock that was set.
 _LONGEST_WAIT = 1.0
 
 
 def wake_overslept(stream: Any) -> None:
-    """Wake a stream of Dask's that waits for a time of day which is long from now. Called in its loop.
+    """Wake a stream of Dask's that waits for a time of day which is long from now, or long ago. Called in its loop.
 
     A :class:`distributed.batched.BatchedSend` sends at most one message in an interval, by the wall clock: if that is
-    set back by an hour just then, the next message goes an hour later.
+    set back by an hour just then, the next message goes an hour later, even if the clock is put right meanwhile.
     """
     deadline = getattr(stream, "next_deadline", None)
-    if deadline is not None and deadline - time.time() > _LONGEST_WAIT:
+    if deadline is not None and abs(deadline - time.time()) > _LONGEST_WAIT:
         stream.next_deadline = None
         stream.waker.set()
 
