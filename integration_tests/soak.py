@@ -120,12 +120,15 @@ class Soak:
         programs = self.ran.programs - self.programs_then
         # A cluster's library starts and ends threads and connections as it sees fit.
         few = 10 if self.word in CLUSTERS else 0
+        # Dask's scheduler keeps a little of each flow and of each worker that died, some 250 blocks a program, and its
+        # logs of messages and transitions are full only after a hundred programs.
+        blocks = 50_000 + 500 * programs if few else 2000 + programs
         limits = {
             "threads": (usage.threads, before.threads + few),
             "processes": (usage.processes, before.processes + few),
             "descriptors": (usage.descriptors, before.descriptors + few),
             "descriptors of workers": (usage.worker_descriptors, before.worker_descriptors + 10 * few),
-            "blocks of memory": (usage.blocks, before.blocks + 2000 + programs * (20 if few else 1)),
+            "blocks of memory": (usage.blocks, before.blocks + blocks),
             "bytes of the heap": (usage.heap, before.heap + (30 if few else 3) * MEGABYTE),
             "bytes of memory": (usage.memory, before.memory + 100 * MEGABYTE),
             "bytes of the workers' memory": (usage.worker_memory, before.worker_memory + 30 * few * MEGABYTE),

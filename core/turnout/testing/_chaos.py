@@ -247,6 +247,8 @@ class ChaosTaskRunner(TaskRunner):
             if kills := {index: fate.death for index, fate in enumerate(under_way.fates) if fate.kind == "kill"}:
                 self._note("kill", len(kills))
                 batch.body = with_deaths(batch.body, kills)
+                # A backend would make a lost result again by running what is here, and lose that worker, too.
+                batch.may_stay = False
             # Their handles are values of the inner runner.
             batch.upstream = [
                 item.handle if isinstance(item, Stored) and item.runner is self else item for item in batch.upstream
