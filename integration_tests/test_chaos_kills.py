@@ -48,3 +48,27 @@ def test_workers_are_killed_and_flows_end_as_they_do_without(make: Callable[[], 
     # Each death is followed by another process.
     assert len({process for _, process in told}) > 2
     assert os.getpid() not in {process for _, process in told}
+
+
+@task(crash_retries=50)
+def make_large(number: int) -> bytes:
+    return bytes([number]) * 3_000_000
+
+
+@task(crash_retries=50)
+def look_into(large: bytes) -> tuple[int, int]:
+    return large[0], len(large)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("make", RUNNERS)
+def test_results_that_stayed_on_a_killed_worker_are_made_again(make: Callable[[], TaskRunner]) -> None:
+    """The call that killed it after its own end does not kill the next worker when it is run again."""
+    runner = ChaosTaskRunner(make(), 1, kills=0.3, crashes=0, losses=0, returns=0, delays=0, max_delay=0.1)
+
+    @flow(task_runner=runner)
+    def main() -> list[tuple[int, int]]:
+        return [look_into.submit(make_large.submit(number)) for number in range(12)]
+
+    assert main() == [(number, 3_000_000) for number in range(12)]
+    assert runner.report().injected["kill"] > 1
