@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import itertools
 import os
@@ -432,7 +433,8 @@ def run(
         wait(its.futures)
         return [told(future) for future in its.futures], its.cancelled
 
-    return main()
+    # Not as a subflow of a session that a fixture keeps open: what a subflow starts stays up until that ends.
+    return contextvars.Context().run(main)
 
 
 def _folder(runner: TaskRunner) -> tempfile.TemporaryDirectory[str]:

@@ -127,7 +127,7 @@ class Soak:
         limits = {
             "threads": (usage.threads, before.threads + few),
             "processes": (usage.processes, before.processes + few),
-            "descriptors": (usage.descriptors, before.descriptors + few),
+            "descriptors": (usage.descriptors, before.descriptors + 3 * few),
             "descriptors of workers": (usage.worker_descriptors, before.worker_descriptors + 60 * few),
             "blocks of memory": (usage.blocks, before.blocks + blocks),
             "bytes of the heap": (usage.heap, before.heap + (30 if few else 3) * MEGABYTE),
