@@ -17,7 +17,7 @@ import pytest
 from turnout import StateType, TaskFuture, allow_failure, cancelled, flow, task, unmapped
 from turnout.errors import CancelledRun
 
-from ._bodies import add, gate, identity, note
+from ._bodies import add, fail, gate, identity, note
 from ._kit import Conformance, Declare, Signals, eventually
 from ._open_calls import alive, note_pid_and_wait, postponed, second_time, stubborn, until_stopped
 
@@ -40,6 +40,13 @@ class SlowToPack:
             self.begun.set()
             self.go.wait(30)
         return str, ()
+
+
+@task
+def fail_below(signals: Signals) -> Any:
+    """Submit a call that fails, and wait to be stopped before anybody looks at it."""
+    fail.submit().wait()
+    return until_stopped.fn(signals)
 
 
 class CancelConformance(Conformance):
@@ -412,6 +419,24 @@ class CancelConformance(Conformance):
             identity.submit(first)
             first.cancel()
             return "well"
+
+        assert main() == "well"
+
+    def test_R4_failures_that_a_stopped_body_has_not_seen(
+        self, one_slot: TaskRunner, signals: Signals, declared: Declare
+    ) -> None:
+        """Failures of what a stopped body had submitted don't fail the flow: it may have been about to look."""
+        if one_slot.capabilities.inline or one_slot.capabilities.cancel == "none":
+            declared("inline or cancel: no body is stopped")
+            return
+
+        @flow(task_runner=one_slot)
+        def main() -> Any:
+            future = fail_below.submit(signals)
+            signals.wait("begun")
+            assert future.cancel()
+            # Begins when what the stopped body has to tell is on its way.
+            return identity.submit("well").result()
 
         assert main() == "well"
 
