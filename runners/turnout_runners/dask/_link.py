@@ -23,7 +23,6 @@ from ._placement import Placement, Unplaced, Worker, checked_options, place, why
 from ._reporter import Reporter
 from ._sent import Sent, verdicts
 from ._terms import Terms
-from ._watch import wake_overslept
 from ._wire import Kept, News, number_of
 
 __all__ = ["Link"]
@@ -359,6 +358,9 @@ class Link:
         if problem is not None and self._lost is None:
             self._connection_lost(problem)
             return
+        # Here, because it needs distributed, which a recipe does not load.
+        from ._watch import wake_overslept
+
         self.client.loop.add_callback(wake_overslept, self._comm)
         now = time.monotonic()
         self._give_up_unplaced()

@@ -7,7 +7,6 @@ import threading
 from typing import Any, Final
 
 from ._journal import Journal, journal_path
-from ._watch import wake_overslept
 from ._wire import News
 
 __all__ = ["Outbox"]
@@ -79,6 +78,9 @@ class Outbox:
             self._worker.loop.call_later(_WATCH_SECONDS, self._watch)
 
     def _watch(self) -> None:
+        # Here, because it needs distributed, which a recipe does not load.
+        from ._watch import wake_overslept
+
         self._is_watched = False
         wake_overslept(self._worker.batched_stream)
 
