@@ -128,8 +128,8 @@ def test_peaceful_programs_on_ray(ray: TaskRunner, ran: Ran, program: list[Step]
     check(ray, program, how, ran, innocents_run_once=True)
 
 
-def chaotic(inner: TaskRunner | str, seed: int = 1) -> ChaosTaskRunner:
-    return ChaosTaskRunner(inner, seed, crashes=0.1, kills=0.01, losses=0.1)
+def chaotic(inner: TaskRunner | str, seed: int = 1, kills: float = 0.01) -> ChaosTaskRunner:
+    return ChaosTaskRunner(inner, seed, crashes=0.1, kills=kills, losses=0.1)
 
 
 @several(20, 6)
@@ -173,7 +173,8 @@ def test_chaos_on_dask(chaotic_dask: ChaosTaskRunner, ran: Ran, program: list[St
 
 @pytest.fixture(scope="module")
 def chaotic_ray() -> Iterator[ChaosTaskRunner]:
-    with chaotic("ray?num_cpus=2") as runner:
+    # Ray 2.60 may lose a processor for good with a killed worker. Some kills on Ray are in `test_chaos_kills.py`.
+    with chaotic("ray?num_cpus=2", kills=0.0) as runner:
         yield runner
 
 
