@@ -52,8 +52,9 @@ FAILURES: Final = (StateType.FAILED, StateType.TIMED_OUT, StateType.CRASHED)
 _numbers: Final = itertools.count()
 
 
-def _was_stopped(call: Call) -> bool:
-    return call.future._type in (CANCELLED, StateType.TIMED_OUT)
+def _was_stopped(scope: Scope) -> bool:
+    """Return whether the body of a scope was stopped, or one around it."""
+    return any(call.future._type in (CANCELLED, StateType.TIMED_OUT) for call in calls_around(scope))
 
 
 class Engine(Joinable):
@@ -95,8 +96,8 @@ class Engine(Joinable):
         self.run_id = ""
         # Futures of calls that failed or crashed; those that nobody looked at make the flow fail.
         self.failures: list[TaskFuture[Any]] = []
-        # Failures of nested calls that ran in a worker, with no future here.
-        self.remote_failures: list[BaseException] = []
+        # Failures of nested calls that have no future here, each with the call whose body submitted it in a worker.
+        self.remote_failures: list[tuple[Call, BaseException]] = []
         self.cancelling = False
         self.closed = False
         # Asked once: a call must not pay for log lines that nobody reads.
@@ -365,9 +366,9 @@ class Engine(Joinable):
         """Return the failures that nobody has looked at, save those at which nobody could."""
         with LOCK:
             futures = [future for future in self.failures if not future._looked]
-        # A body that was stopped may have been about to look. On a worker its nested calls go with its outcome, too.
-        futures = [future for future in futures if not any(map(_was_stopped, calls_around(future._scope)))]
-        return [future._error() for future in futures] + self.remote_failures
+        # A body that was stopped may have been about to look.
+        here = [future._error() for future in futures if not _was_stopped(future._scope)]
+        return here + [error for call, error in self.remote_failures if not _was_stopped(call)]
 
     def finished(self, call: Call, type_: StateType, listeners: list[Any] | None) -> None:
         """Tell everybody that a call is final, and let go of it."""

@@ -18,7 +18,7 @@ from ._early import EarlyCalls
 from ._ending import PENDING, RETRYING, RUNNING, give_name, start, trouble_of
 from ._failures import decode
 from ._forwarding import receive
-from ._future import CANCELLED, COMPLETED
+from ._future import COMPLETED
 from ._locks import PoliteLock
 from ._packing import PackedBatch
 from ._places import here
@@ -38,7 +38,6 @@ __all__ = ["FlightDispatcher"]
 # Results up to this many bytes are unpacked when they arrive, so that one which can't be is a failure of its call.
 # Larger ones stay packed until somebody asks: most go straight on to another worker.
 _SMALL: Final = 64 * 1024
-_STOPPED: Final = (CANCELLED, StateType.TIMED_OUT)
 
 
 class FlightDispatcher(Dispatcher):
@@ -356,9 +355,8 @@ class FlightDispatcher(Dispatcher):
     def _settled(self, batch: PackedBatch, call: Call, attempt: int, outcome: Outcome, alone: bool) -> Sequence[Call]:
         """Pass what became of a call to its engine; return the calls that are ready now."""
         kind, data = outcome.kind, outcome.data
-        # A body that was stopped may have been about to look.
-        if outcome.unlooked and call.future._type not in _STOPPED:
-            call.engine.remote_failures += map(decode, outcome.unlooked)
+        for failure in outcome.unlooked:
+            call.engine.remote_failures.append((call, decode(failure)))
         if kind is OutcomeKind.VALUE:
             return self._value(call, attempt, data)
         if kind is OutcomeKind.FAILURE:

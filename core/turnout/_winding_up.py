@@ -40,9 +40,7 @@ def wind_up(engine: Engine, error: BaseException, *, is_late: bool = False) -> B
         is_hasty = is_late or not isinstance(error, Exception)
         INTERRUPTS.ends(error)
         try:
-            waiting = engine.cancel_all()
-            if INTERRUPTS.is_ending:
-                stop_inner()
+            waiting = _cancelled(engine)
             await_returns(waiting, is_hasty=is_hasty)
             engine.join(patience(engine) if is_hasty else None)
         except KeyboardInterrupt as interrupt:
@@ -61,9 +59,7 @@ async def wind_up_async(engine: Engine, error: BaseException, *, is_late: bool =
         is_hasty = is_late or not isinstance(error, Exception)
         INTERRUPTS.ends(error)
         try:
-            waiting = engine.cancel_all()
-            if INTERRUPTS.is_ending:
-                stop_inner()
+            waiting = _cancelled(engine)
             for _ in _returns(waiting, is_hasty=is_hasty):
                 await asyncio.sleep(_RETURN_STEP)
             await engine.join_async(patience(engine) if is_hasty else None)
@@ -73,6 +69,14 @@ async def wind_up_async(engine: Engine, error: BaseException, *, is_late: bool =
             error = interrupt
         else:
             return error
+
+
+def _cancelled(engine: Engine) -> list[Call]:
+    """Cancel what is open, and stop what runs inside if the program ends; return the calls that had not begun."""
+    waiting = engine.cancel_all()
+    if INTERRUPTS.is_ending:
+        stop_inner()
+    return waiting
 
 
 def patience(engine: Engine) -> float:
