@@ -24,7 +24,7 @@ from turnout.testing import Signals
 from turnout.testing._batches import batched
 from turnout.testing._kit import eventually
 from turnout.testing._open_calls import alive, until_stopped
-from turnout_runners.ray import RayTaskRunner
+from turnout_runners.ray import RayTaskRunner, _pump
 from turnout_runners.ray._post import Post
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray")]
@@ -282,7 +282,7 @@ def test_code_that_workers_lack_travels_along(nodes: Nodes, tmp_path: Path) -> N
     script = f"""
 import os, sys
 from turnout import flow, task
-from turnout_runners.ray import RayTaskRunner
+from turnout_runners.ray import RayTaskRunner, _pump
 
 @task
 def inner():
@@ -371,7 +371,7 @@ def test_a_node_that_dies_costs_its_calls_one_run(runner: RayTaskRunner, nodes: 
 ONE_AFTER_THE_OTHER = """
 import sys
 from turnout import flow, get_run_logger, task
-from turnout_runners.ray import RayTaskRunner
+from turnout_runners.ray import RayTaskRunner, _pump
 
 @task
 def double(number):
@@ -398,7 +398,7 @@ def test_a_ray_of_our_own_and_then_one_of_others(nodes: Nodes, tmp_path: Path) -
 IN_TWO_PARTS = """
 import sys, time
 from turnout import flow, task
-from turnout_runners.ray import RayTaskRunner
+from turnout_runners.ray import RayTaskRunner, _pump
 
 @task
 def late(number):
@@ -442,6 +442,44 @@ def test_a_host_that_is_cut_off_holds_up_no_calls_for_long(tmp_path: Path) -> No
         assert out == f"{sum(range(40))}\n"
     finally:
         nodes.stop()
+
+
+def test_what_ray_neither_ends_nor_gives_back_after_the_loss_of_a_node_is_sent_again(
+    runner: RayTaskRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    signals = Signals(str(tmp_path))
+    monkeypatch.setattr(_pump, "_SILENCE", 0.0)
+    monkeypatch.setattr(_pump, "_ASKED_BACK", 0.1)
+
+    @task
+    def hold() -> None:
+        signals.note("holds")
+        signals.wait("go")
+
+    @task(batch=False)
+    def wait_for_a_processor() -> int:
+        return 7
+
+    with runner:
+        pump: Any = runner._pump
+        sent: list[int] = []
+        real = pump._calls.send
+
+        def send(batch: Any, number: int) -> Any:
+            sent.append(number)
+            return real(batch, number)
+
+        monkeypatch.setattr(pump._calls, "send", send)
+        holding = [hold.submit() for _ in range(runner.slots())]
+        signals.wait_count("holds", len(holding))
+        waiting = wait_for_a_processor.submit()
+        eventually(lambda: len(sent) > len(holding), "it waits at Ray")
+        # As Ray did once: it took no notice of the wish, and told of no end.
+        monkeypatch.setattr(pump._post, "cancel", lambda reference, *, force: None)
+        monkeypatch.setattr(pump._cluster, "lost_at", time.monotonic())
+        eventually(lambda: len(sent) > len(holding) + 1, "it is sent again")
+        signals.set("go")
+        assert waiting.result() == 7
 
 
 def test_a_large_argument_is_put_once(runner: RayTaskRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -45,6 +45,9 @@ _WAIT_FOR_EACH: Final = 50e-6
 _RETURNS: Final = 3
 # How long a batch may be silent after a node was lost, in seconds. One that runs is so for a tenth of that at most.
 _SILENCE: Final = 2.0
+# How long Ray has to give back what was asked back then, in seconds. It mostly does at once; but once nothing was heard
+# again of a task that was on its way to a worker of the lost node, neither its end nor that it was cancelled.
+_ASKED_BACK: Final = 10.0
 # How long a cancelled batch has to end by itself before its worker is ended, in seconds: short calls do. Ray takes some
 # milliseconds to end a worker, and if the task is over meanwhile, that hits the next one, which is not to blame.
 _GRACE: Final = 0.05
@@ -98,6 +101,8 @@ class Pump:
         self._cluster = cluster
         # Which loss of a node has left nothing to ask back.
         self._settled = cluster.lost_at
+        # What was asked back, and when. Belongs to the thread.
+        self._asked_back: list[tuple[float, Entry]] = []
         self._limit = limit
         # Guards what follows.
         self._changed = threading.Condition(threading.Lock())
@@ -302,6 +307,8 @@ class Pump:
 
         if self._cluster.lost_at > self._settled:
             self._ask_back(self._cluster.lost_at)
+        if self._asked_back:
+            self._end_asked_back()
         references = self.references()
         if self._is_newsworthy():
             self._post.ask()
@@ -348,6 +355,17 @@ class Pump:
         for entry in late:
             # If it has just begun, only the end of its worker ends it for sure.
             self._post.cancel(entry.sent.outcomes, force=True)
+            self._asked_back.append((now, entry))
+
+    def _end_asked_back(self) -> None:
+        """Take for cancelled what was asked back, and of which Ray says nothing."""
+        from ._library import ray
+
+        now = time.monotonic()
+        self._asked_back = [(since, entry) for since, entry in self._asked_back if entry.is_silent]
+        for since, entry in self._asked_back:
+            if now - since > _ASKED_BACK:
+                entry.end(ray.exceptions.TaskCancelledError(), self._post)
 
     def _is_newsworthy(self) -> bool:
         with self._changed:
