@@ -25,6 +25,7 @@ from turnout.testing._batches import batched
 from turnout.testing._kit import eventually
 from turnout.testing._open_calls import alive, until_stopped
 from turnout_runners.ray import RayTaskRunner, _pump
+from turnout_runners.ray._calls import Calls
 from turnout_runners.ray._post import Post
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray")]
@@ -282,7 +283,7 @@ def test_code_that_workers_lack_travels_along(nodes: Nodes, tmp_path: Path) -> N
     script = f"""
 import os, sys
 from turnout import flow, task
-from turnout_runners.ray import RayTaskRunner, _pump
+from turnout_runners.ray import RayTaskRunner
 
 @task
 def inner():
@@ -371,7 +372,7 @@ def test_a_node_that_dies_costs_its_calls_one_run(runner: RayTaskRunner, nodes: 
 ONE_AFTER_THE_OTHER = """
 import sys
 from turnout import flow, get_run_logger, task
-from turnout_runners.ray import RayTaskRunner, _pump
+from turnout_runners.ray import RayTaskRunner
 
 @task
 def double(number):
@@ -398,7 +399,7 @@ def test_a_ray_of_our_own_and_then_one_of_others(nodes: Nodes, tmp_path: Path) -
 IN_TWO_PARTS = """
 import sys, time
 from turnout import flow, task
-from turnout_runners.ray import RayTaskRunner, _pump
+from turnout_runners.ray import RayTaskRunner
 
 @task
 def late(number):
@@ -463,19 +464,19 @@ def test_what_ray_neither_ends_nor_gives_back_after_the_loss_of_a_node_is_sent_a
     with runner:
         pump: Any = runner._pump
         sent: list[int] = []
-        real = pump._calls.send
+        real = Calls.send
 
-        def send(batch: Any, number: int) -> Any:
+        def send(calls: Calls, batch: Any, number: int) -> Any:
             sent.append(number)
-            return real(batch, number)
+            return real(calls, batch, number)
 
-        monkeypatch.setattr(pump._calls, "send", send)
+        monkeypatch.setattr(Calls, "send", send)
         holding = [hold.submit() for _ in range(runner.slots())]
         signals.wait_count("holds", len(holding))
         waiting = wait_for_a_processor.submit()
         eventually(lambda: len(sent) > len(holding), "it waits at Ray")
         # As Ray did once: it took no notice of the wish, and told of no end.
-        monkeypatch.setattr(pump._post, "cancel", lambda reference, *, force: None)
+        monkeypatch.setattr(Post, "cancel", lambda post, reference, *, force: None)
         monkeypatch.setattr(pump._cluster, "lost_at", time.monotonic())
         eventually(lambda: len(sent) > len(holding) + 1, "it is sent again")
         signals.set("go")
